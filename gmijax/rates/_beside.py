@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.typing import ArrayLike
 from jaxtyping import Array
+from numpy.typing import ArrayLike
 
 from gmijax.rates._checks import check_index, check_scores, is_concrete
 from gmijax.rates._gmi import front_door, gmi, row_rates

@@ -2,13 +2,12 @@
 
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.typing import ArrayLike
 from jaxtyping import Array, Float
+from numpy.typing import ArrayLike
 
 from gmijax.rates._checks import check_choice, check_level, check_scores, is_concrete
 from gmijax.rates._gmi import exclude_curve, front_door, include_curve
@@ -16,9 +15,10 @@ from gmijax.rates._scale import Curve, maximise_scale
 from gmijax.rates._tiles import Moments, Pairing, dense_tiles, extremes, plain_sums, tilted_moments
 from gmijax.stats import Interval, basic_interval, exponential_weights
 
-NODES = 4
 PILOT = 48
+FINE = 9
 HEIGHT = 256
+WIDTH = 5.0  # standard deviations of log s* on either side
 
 
 @jax.tree_util.register_dataclass
@@ -85,15 +85,35 @@ def weighted_curves(
     return sums / jnp.sum(weights[pairing.positives], axis=0)[None, :]
 
 
-def _peaks(values: Float[Array, "4 draws"], nodes: Float[Array, " 4"]) -> tuple[Array, Array]:
-    """Where, in [-1, 1], and how high the cubic through four values is largest; they lie near a concave maximum."""
-    c0, c1, c2, c3 = jnp.linalg.solve(jnp.vander(nodes, increasing=True), values)
+def _chebyshev(count: int, dtype) -> Array:
+    """The Chebyshev nodes of [-1, 1]."""
+    return jnp.cos((2 * jnp.arange(count, dtype=dtype) + 1) * jnp.asarray(jnp.pi / (2 * count), dtype))
+
+
+def _polynomial(values: Float[Array, "nodes draws"]) -> Float[Array, "nodes draws"]:
+    """Coefficients, constant first, of the polynomials through values at the Chebyshev nodes."""
+    nodes = _chebyshev(values.shape[0], values.dtype)
+    return jnp.linalg.solve(jnp.vander(nodes, increasing=True), values)
+
+
+def _peaks(coefficients: Float[Array, "terms draws"]) -> tuple[Array, Array]:
+    """Where, in [-1, 1], and how high polynomials that are concave near their maximum are largest."""
+    degree = coefficients.shape[0] - 1
+    powers = jnp.arange(degree + 1)
+    exponents = jnp.maximum(powers[:, None] - jnp.arange(3)[None, :], 0)
+    factors = jnp.stack([jnp.ones_like(powers), powers, powers * (powers - 1)], axis=1).astype(coefficients.dtype)
+
+    def derivatives(x):
+        """Value, slope and curvature at one x a column, (3, draws)."""
+        terms = factors[:, :, None] * x[None, None, :] ** exponents[:, :, None]
+        return jnp.sum(coefficients[:, None, :] * terms, axis=0)
 
     def newton(_, x):
-        return jnp.clip(x - (c1 + x * (2 * c2 + 3 * x * c3)) / jnp.minimum(2 * c2 + 6 * x * c3, -1e-30), -1, 1)
+        _, slope, curvature = derivatives(x)
+        return jnp.clip(x - slope / jnp.minimum(curvature, -1e-30), -1, 1)
 
-    x = lax.fori_loop(0, 8, newton, jnp.zeros_like(c0))
-    return x, c0 + x * (c1 + x * (c2 + x * c3))
+    x = lax.fori_loop(0, 12, newton, jnp.zeros_like(coefficients[0]))
+    return x, derivatives(x)[0]
 
 
 @partial(jax.jit, static_argnames=("draws", "units", "include"))
@@ -119,16 +139,24 @@ def _bootstrap(scores, pairing, index, *, draws, units, include, key):
 
     by_unit = exponential_weights(draws, units, dtype=dtype, key=key)
     weights = by_unit.T if index is None else by_unit.T[index]
-    # A pilot tells how far the replicates' maxima scatter, so that four nodes cover them and no more.
-    pilot_nodes = jnp.asarray([-1, 0, 1], dtype)
-    low, middle, high = weighted_curves(scores, pairing, weights[:, :PILOT], centre * (1 + 0.1 * pilot_nodes), include)
-    offset = 0.1 * centre * 0.5 * (low - high) / jnp.minimum(low - 2 * middle + high, -1e-30)
-    half = jnp.minimum(5 * jnp.sqrt(jnp.mean(offset**2)), 0.95 * centre)
-    nodes = jnp.cos((2 * jnp.arange(NODES, dtype=dtype) + 1) * (jnp.pi / (2 * NODES))).astype(dtype)
-    values = weighted_curves(scores, pairing, weights, centre + half * nodes, include)
-    place, peak = _peaks(values, nodes)
+    # A pilot tells how far the replicates' maxima scatter, so that the nodes cover them and no more.
+    step = jnp.asarray([-0.1, 0, 0.1], dtype)
+    low, middle, high = weighted_curves(scores, pairing, weights[:, :PILOT], centre * jnp.exp(step), include)
+    offset = 0.05 * (low - high) / jnp.minimum(low - 2 * middle + high, -1e-30)
+    half = jnp.minimum(WIDTH * jnp.sqrt(jnp.mean(offset**2)), 2.0)
+    # A replicate's curve differs little from the sample's: few nodes serve the difference, many the sample's own.
+    fine = weighted_curves(scores, pairing, ones[:, None], centre * jnp.exp(half * _chebyshev(FINE, dtype)), include)
+    base = _polynomial(fine - plug_in)
+    count = 4 if n >= 1536 else FINE  # the replicates of small samples scatter over a longer stretch of the curve
+    nodes = _chebyshev(count, dtype)
+    values = weighted_curves(scores, pairing, weights, centre * jnp.exp(half * nodes), include)
+    own = jnp.sum(base.T[:, :] * nodes[:, None] ** jnp.arange(FINE)[None, :], axis=1, keepdims=True)
+    difference = _polynomial(values - plug_in - own)
+    coefficients = base + jnp.zeros((FINE, draws), dtype).at[:count].set(difference)
+    place, peak = _peaks(coefficients)
+    peak = peak + plug_in
     inside = jnp.abs(place) < 1
-    return jnp.maximum(peak, 0), centre + half * place, plug_in, inside & solution.converged
+    return jnp.maximum(peak, 0), centre * jnp.exp(half * place), plug_in, inside & solution.converged
 
 
 def gmi_bootstrap(
@@ -139,15 +167,15 @@ def gmi_bootstrap(
     contexts: ArrayLike | None = None,
     column_contexts: ArrayLike | None = None,
     clusters: ArrayLike | None = None,
-    method: Literal["include", "exclude"] = "include",
+    method: str = "include",
     draws: int = 1000,
     level: float = 0.95,
     key: Array,
 ) -> Bootstrap:
     """Bayesian bootstrap of sup over s of I(s), with exponential weights on the resampling units.
 
-    Each replicate's supremum is read off a cubic through its curve at four Chebyshev nodes that span five standard
-    deviations of s*; it agrees with a Newton solve of its own to about 1e-6 nats. A row's weight is that of its
+    Each replicate's supremum is read off the polynomial through its curve at a few Chebyshev nodes that span five
+    standard deviations of log s*; it agrees with a Newton solve of its own to about 1e-6 nats. A row's weight is that of its
     positive's column, so that pairs stay together and no column is a rival of its own copy.
 
     Args:

@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
+from numpy.typing import ArrayLike
 
 
 def is_concrete(*arrays: Any) -> bool:
@@ -24,9 +24,7 @@ def check_scores(scores: ArrayLike, name: str = "scores") -> jax.Array:
     if rows < 2:
         raise ValueError(f"{name} has {rows} rows: a rate is estimated from at least 2")
     if columns < 2:
-        raise ValueError(
-            f"{name} has {columns} columns: the positive needs at least one alternative beside it"
-        )
+        raise ValueError(f"{name} has {columns} columns: the positive needs at least one alternative beside it")
     if is_concrete(array) and not bool(jnp.isfinite(array).all()):
         bad = np.argwhere(~np.isfinite(np.asarray(array)))
         raise ValueError(

@@ -1,15 +1,16 @@
 """The generalized mutual information of sampled scores, over inputs (THEORY.md, sections 1 and 5)."""
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.typing import ArrayLike
 from jaxtyping import Array
+from numpy.typing import ArrayLike
 
 from gmijax.rates._checks import check_choice, check_index, check_level, check_scores, is_concrete
 from gmijax.rates._rate import Rate, SampledAlternatives, normal_p_value
@@ -29,7 +30,6 @@ from gmijax.rates._tiles import (
 )
 from gmijax.stats import influence_standard_error, normal_interval, split_in_two
 
-Method = Literal["jackknife", "exclude", "include"]
 METHODS = ("jackknife", "exclude", "include")
 # Stands for s = inf where exponentials are evaluated: e^{s d} is 1 at d = 0 and 0 elsewhere, and nothing overflows.
 ENDLESS = 1e25
@@ -49,11 +49,13 @@ class RowRates(NamedTuple):
         return getattr(self, method)
 
 
-class Clusters(NamedTuple):
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Clusters:
     """The resampling unit of each column, (m,), and how many there are."""
 
     index: Array
-    units: int
+    units: int = field(metadata={"static": True})
 
 
 def include_curve(moments: Moments, gap: Array, scale: Array, count: Array) -> Curve:
@@ -128,7 +130,7 @@ def estimate(
     clusters: Clusters | None,
     fixed_scale: Array | None,
     *,
-    method: Method,
+    method: str,
     cross_fit: bool,
     level: float,
 ) -> Rate:
@@ -154,9 +156,7 @@ def estimate(
 
         def curve(scale: Array) -> Curve:
             spread = jnp.sum(jnp.where(weights > 0, scale[:, None], 0), axis=0)
-            return averaged(
-                include_curve(tilted_moments(frozen, pairing, ends.top, spread), still, spread, count)
-            )
+            return averaged(include_curve(tilted_moments(frozen, pairing, ends.top, spread), still, spread, count))
 
         zero = averaged(include_curve(at_zero, still, jnp.zeros((n,), dtype), count))
         limit = jnp.sum(weights * jnp.minimum(still, 0)[None, :], axis=1)
@@ -179,11 +179,17 @@ def estimate(
         scale, converged = whole.scale[0], whole.converged[0]
         fold_scales, row_scale = jnp.stack([scale, scale]), jnp.full((n,), scale)
 
-    terms, exclude_excess, include_excess = row_rates(tiles, pairing, ends, row_scale, count)
-    means = RowRates(*(jnp.mean(part) for part in terms))
+    # The fitted scales, the whole sample's and s = 1 share one program.
+    three = jnp.stack([row_scale, jnp.full((n,), scale), jnp.ones((n,), dtype)])
+    all_terms, *excesses = lax.map(lambda s: row_rates(tiles, pairing, ends, s, count), three)
+    terms, means = (
+        jax.tree.map(lambda part: part[0], all_terms),
+        jax.tree.map(lambda part: jnp.mean(part, 1), all_terms),
+    )
+    exclude_excess, include_excess = (excess[0] for excess in excesses)
     margin, ess = jnp.mean(gap), jnp.median(terms.ess)
     cap = jnp.log1p(jnp.min(count))
-    saturated = (margin > 0) | (ess < LEAST_ESS) | (means.by(method) > cap - 1) | jnp.isinf(scale)
+    saturated = (margin > 0) | (ess < LEAST_ESS) | (means.by(method)[0] > cap - 1) | jnp.isinf(scale)
 
     bounded = saturated | (method == "include")
     own = jnp.where(bounded, terms.include, terms.exclude)
@@ -193,15 +199,8 @@ def estimate(
     if clusters is not None:
         units = clusters.units
         influence = jnp.zeros((units,), dtype).at[clusters.index].add(influence) * (units / tiles.columns)
-    value = jnp.where(saturated, means.include, means.by(method))
+    value, in_sample, at_one = jnp.where(saturated, means.include, means.by(method))
     standard_error = influence_standard_error(influence)
-
-    def evaluate(scale: Array) -> Array:
-        """The value at one scale, by the estimator that `value` ended on."""
-        rows, _, _ = row_rates(tiles, pairing, ends, jnp.full((n,), scale), count)
-        return jnp.mean(jnp.where(saturated, rows.include, rows.by(method)))
-
-    in_sample, at_one = lax.map(evaluate, jnp.stack([scale, jnp.ones((), dtype)]))
 
     return Rate(
         value=value,
@@ -217,9 +216,9 @@ def estimate(
         converged=converged,
         influence=influence,
         alternatives=SampledAlternatives(
-            exclude=means.exclude,
-            include=means.include,
-            jackknife=means.jackknife,
+            exclude=means.exclude[0],
+            include=means.include[0],
+            jackknife=means.jackknife[0],
             ess=ess,
             margin=margin,
             log_alternatives=cap,
@@ -268,8 +267,8 @@ def gmi(
     contexts: ArrayLike | None = None,
     column_contexts: ArrayLike | None = None,
     clusters: ArrayLike | None = None,
-    method: Method = "jackknife",
-    scale: Literal["cross-fit", "in-sample"] | ArrayLike = "cross-fit",
+    method: str = "jackknife",
+    scale: str | ArrayLike = "cross-fit",
     level: float = 0.95,
 ) -> Rate:
     """Generalized mutual information over inputs, from a matrix of scores.
@@ -303,9 +302,7 @@ def gmi(
     pairing, multiplicity, units, fixed, cross_fit = front_door(
         array.shape, array.dtype, positives, contexts, column_contexts, clusters, method, scale, level
     )
-    return _estimate_dense(
-        array, pairing, multiplicity, units, fixed, method=method, cross_fit=cross_fit, level=level
-    )
+    return _estimate_dense(array, pairing, multiplicity, units, fixed, method=method, cross_fit=cross_fit, level=level)
 
 
 def gmi_blockwise(
@@ -319,8 +316,8 @@ def gmi_blockwise(
     contexts: ArrayLike | None = None,
     column_contexts: ArrayLike | None = None,
     clusters: ArrayLike | None = None,
-    method: Method = "jackknife",
-    scale: Literal["cross-fit", "in-sample"] | ArrayLike = "cross-fit",
+    method: str = "jackknife",
+    scale: str | ArrayLike = "cross-fit",
     level: float = 0.95,
 ) -> Rate:
     """`gmi` of scores that are computed block by block and never held together.
@@ -368,9 +365,7 @@ def gmi_blockwise(
         shape=(rows, columns), block=tuple(block), method=method, cross_fit=cross_fit, level=level,
     )  # fmt: skip
     if is_concrete(rate.zero_test) and not bool(jnp.isfinite(rate.zero_test)):
-        raise ValueError(
-            "score_block returned NaN or infinite scores; clip them to a finite floor and say so"
-        )
+        raise ValueError("score_block returned NaN or infinite scores; clip them to a finite floor and say so")
     return rate
 
 
@@ -418,11 +413,10 @@ def _contexts(contexts, column_contexts, positives, n, m):
         raise ValueError(f"contexts must have shape ({n},), one entry a row, got {contexts.shape}")
     if column_contexts is None:
         covered = jnp.zeros((m,), bool).at[positives].set(True)
-        if not is_concrete(covered) or not bool(covered.all()):
-            if not (n == m and not is_concrete(covered)):
-                raise ValueError(
-                    "column_contexts must be given: some column is no row's positive, so its context is unknown"
-                )
+        if (not is_concrete(covered) or not bool(covered.all())) and not (n == m and not is_concrete(covered)):
+            raise ValueError(
+                "column_contexts must be given: some column is no row's positive, so its context is unknown"
+            )
         column_contexts = jnp.zeros((m,), contexts.dtype).at[positives].set(contexts)
     column_contexts = jnp.asarray(column_contexts)
     if column_contexts.shape != (m,):

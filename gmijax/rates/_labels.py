@@ -1,14 +1,14 @@
 """Rates over K labels, where every alternative is known: exact inner means, nothing to saturate (THEORY.md, F7)."""
 
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.typing import ArrayLike
 from jaxtyping import Array
+from numpy.typing import ArrayLike
 
 from gmijax.rates._calibration import fit_calibration
 from gmijax.rates._checks import check_choice, check_index, check_level, check_scores, is_concrete
@@ -27,14 +27,15 @@ class Labelled(NamedTuple):
 
     scores: Array  # (n, K), -inf where the label has probability 0
     own: Array  # (n,)
-    log_prior: Array  # (K,) or (n, K)
+    log_prior: Array  # (n, K)
 
 
 def _arrange(scores: Array, labels: Array, log_prior: Array) -> Labelled:
     possible = jnp.isfinite(log_prior)
     top = jnp.max(jnp.where(possible, scores, -jnp.inf), axis=1, keepdims=True)
     relative = jnp.where(possible, scores - lax.stop_gradient(top), -jnp.inf)
-    return Labelled(relative, jnp.take_along_axis(relative, labels[:, None], axis=1)[:, 0], log_prior)
+    own = jnp.take_along_axis(relative, labels[:, None], axis=1)[:, 0]
+    return Labelled(relative, own, jnp.broadcast_to(log_prior, scores.shape))
 
 
 def _rows(data: Labelled, scale: Array) -> tuple[Curve, Array]:
@@ -50,7 +51,7 @@ def _rows(data: Labelled, scale: Array) -> tuple[Curve, Array]:
 
 
 def _zero_test(data: Labelled, labels: Array, shared: bool) -> tuple[Array, Array]:
-    """g and its one-sided p-value: label permutations where the law is shared, else a test of a mean."""
+    """G and its one-sided p-value: label permutations where the law is shared, else a test of a mean."""
     n = labels.shape[0]
     scores = jnp.where(jnp.isfinite(data.scores), data.scores, 0)
     terms = data.own - jnp.sum(jnp.exp(data.log_prior) * scores, axis=1)
@@ -192,7 +193,7 @@ def gmi_labels(
     labels: ArrayLike,
     *,
     prior: ArrayLike | None = None,
-    scale: Literal["cross-fit", "in-sample"] | ArrayLike = "cross-fit",
+    scale: str | ArrayLike = "cross-fit",
     level: float = 0.95,
 ) -> Rate:
     """GMI where the alternatives are K known things: labels, messages of a grammar, or the atoms of a law of inputs.
@@ -229,9 +230,7 @@ def gmi_labels(
         fixed = jnp.asarray(scale, array.dtype)
     index = check_index(labels, n, k, "labels", "label columns")
     log_prior = _log_prior(prior, index, n, k, array.dtype)
-    return _gmi_labels(
-        array, index, log_prior, fixed, estimated=prior is None, cross_fit=cross_fit, level=level
-    )
+    return _gmi_labels(array, index, log_prior, fixed, estimated=prior is None, cross_fit=cross_fit, level=level)
 
 
 def lm_rate(
@@ -239,7 +238,7 @@ def lm_rate(
     labels: ArrayLike,
     *,
     prior: ArrayLike | None = None,
-    fit: Literal["cross-fit", "in-sample"] = "cross-fit",
+    fit: str = "cross-fit",
     level: float = 0.95,
 ) -> Rate:
     """LM rate of a K-label decoder: H(Y) less the cross-entropy after one temperature and one bias a label.
@@ -275,7 +274,7 @@ def lm_rate(
 
 
 def _log_prior(prior: ArrayLike | None, labels: Array, n: int, k: int, dtype) -> Array:
-    """log P(k), checked, or the labels' log frequencies."""
+    """Log P(k), checked, or the labels' log frequencies."""
     if prior is None:
         return jnp.log(jnp.zeros((k,), dtype).at[labels].add(1) / n)
     array = jnp.asarray(prior, dtype)

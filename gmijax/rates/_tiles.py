@@ -53,9 +53,7 @@ def dense_tiles(scores: Float[Array, "n m"]) -> Tiles:
     rows, columns = scores.shape
     width = min(columns, WIDEST)
     height = max(1, min(rows, TILE // width))
-    return Tiles(
-        lambda i, j: lax.dynamic_slice(scores, (i, j), (height, width)), rows, columns, height, width
-    )
+    return Tiles(lambda i, j: lax.dynamic_slice(scores, (i, j), (height, width)), rows, columns, height, width)
 
 
 def callable_tiles(
@@ -119,13 +117,11 @@ def sweep(tiles: Tiles, pairing: Pairing, visit: Callable, row_data: Any, row_su
             positive = columns[None, :] == positives[:, None]
             view = Visit(tiles.read(top, left), positive & peer, ~positive & peer, peer, columns, data)
             accumulated, additions = visit(view, accumulated)
-            column_sums = paste(
-                column_sums, jax.tree.map(jnp.add, cut(column_sums, left, width), additions), left
-            )
+            column_sums = paste(column_sums, jax.tree.map(jnp.add, cut(column_sums, left, width), additions), left)
             return accumulated, column_sums
 
         if width == m:
-            accumulated, column_sums = across(jnp.zeros((), jnp.int32), (accumulated, column_sums))
+            accumulated, column_sums = across(jnp.zeros_like(i), (accumulated, column_sums))
         else:
             accumulated, column_sums = lax.fori_loop(0, -(-m // width), across, (accumulated, column_sums))
         # Rows that the moved-back last tile repeats are masked there: keep what they had.

@@ -44,9 +44,7 @@ def influence_standard_error(influence: Float[Array, "... units"]) -> Float[Arra
     return jnp.sqrt(jnp.var(influence, axis=-1, ddof=1) / units)
 
 
-def basic_interval(
-    value: Array, draws: Float[Array, "draws ..."], plug_in: Array, *, level: float = 0.95
-) -> Interval:
+def basic_interval(value: Array, draws: Float[Array, "draws ..."], plug_in: Array, *, level: float = 0.95) -> Interval:
     """The basic (reflected) bootstrap interval around an estimate that is not the plug-in one.
 
     Draws scatter around the plug-in estimate with a second copy of its bias (PROOFS part iii), so raw percentiles

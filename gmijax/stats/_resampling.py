@@ -1,13 +1,13 @@
 """Bootstrap weights, permutations within groups, folds and p-values. Keys are arguments."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 
-def exponential_weights(
-    draws: int, units: int, *, dtype=jnp.float32, key: Array
-) -> Float[Array, "draws units"]:
+def exponential_weights(draws: int, units: int, *, dtype=jnp.float32, key: Array) -> Float[Array, "draws units"]:
     """Weights of the Bayesian bootstrap: independent Exp(1), so no unit ever drops out or is repeated.
 
     A resampled pair never enters as an alternative to its own copy, which is what biases the multinomial
@@ -25,6 +25,7 @@ def exponential_weights(
     return jax.random.exponential(key, (draws, units), dtype)
 
 
+@partial(jax.jit, static_argnames="draws")
 def permutations_within(groups: Int[Array, " n"], draws: int, *, key: Array) -> Int[Array, "draws n"]:
     """Uniform random permutations of 0..n-1 that keep every index within its group.
 
