@@ -61,6 +61,7 @@ class _Point(NamedTuple):
     scale: jax.Array  # ()
     biases: jax.Array  # (contexts, k)
     loss: jax.Array
+    size: jax.Array  # of the terms that the loss is a difference of: what its rounding is relative to
     slope_scale: jax.Array  # ()
     slope_biases: jax.Array  # (contexts, k)
     hessian_scale: jax.Array  # ()
@@ -101,6 +102,7 @@ def _evaluate(problem: Problem, scale: jax.Array, biases: jax.Array) -> _Point:
         scale=scale,
         biases=biases,
         loss=loss + penalty,
+        size=jnp.abs(scale * problem.mean_score) + jnp.sum(columns * jnp.abs(problem.offset + biases)),
         slope_scale=jnp.sum(rows * mean) - problem.mean_score + problem.ridge * scale,
         slope_biases=marginal - columns + problem.ridge * biases,
         hessian_scale=jnp.sum(weighted * centred**2) + problem.ridge,
@@ -150,7 +152,7 @@ def solve(problem: Problem) -> Solution:
     def advance(state):
         point, scale, biases, decrement, damping, _, iteration = state
         proposal = _evaluate(problem, scale, biases)
-        size = 1 + jnp.abs(proposal.loss)
+        size = 1 + proposal.size
         accepted = proposal.loss <= point.loss + 4 * eps * size
         done = accepted & (decrement <= 2 * eps * size) & (damping < 1)
         point = jax.tree.map(lambda new, old: jnp.where(accepted, new, old), proposal, point)
@@ -160,7 +162,7 @@ def solve(problem: Problem) -> Solution:
         return point, point.scale + step, point.biases + step_biases, decrement, damping, done, iteration + 1
 
     zero, zeros = jnp.zeros((), dtype), jnp.zeros_like(problem.columns)
-    worst = _Point(zero, zeros, jnp.inf + zero, zero, zeros, zero, zeros, zeros[..., None] * eye)
+    worst = _Point(zero, zeros, jnp.inf + zero, zero, zero, zeros, zero, zeros, zeros[..., None] * eye)
     initial = (worst, zero, zeros, jnp.inf + zero, zero, jnp.zeros((), bool), jnp.zeros((), jnp.int32))
     point, *_, done, iterations = lax.while_loop(unfinished, advance, initial)
     penalty = 0.5 * problem.ridge * (point.scale**2 + jnp.sum(point.biases**2))

@@ -1,5 +1,6 @@
 """Exact rates of a mismatched decoder on finite alphabets (THEORY.md, section 1)."""
 
+import functools
 from typing import Literal, NamedTuple
 
 import jax
@@ -167,7 +168,7 @@ def _supremum(terms: _Terms) -> ExactRate:
     # With scores of -inf, I jumps at 0; `_curve` holds the limit from the right, which the supremum may be.
     value, at_one = lax.map(lambda scale: _curve(terms, scale).value, jnp.stack([finite, jnp.ones_like(finite)]))
     value = jnp.where(jnp.isinf(solution.scale), _limit(terms), value)
-    value = jnp.where(terms.impossible, 0, jnp.maximum(value, 0))
+    value = jnp.where(terms.zero_test > 0, jnp.maximum(value, 0), 0)
     at_one = jnp.where(terms.impossible, -jnp.inf, at_one)
     return ExactRate(value, solution.scale, at_one, terms.zero_test, solution.converged)
 
@@ -177,6 +178,7 @@ def _dtype(terms: _Terms) -> jnp.dtype:
     return terms.scores.dtype
 
 
+@jax.jit
 def mutual_information(joint: Float[ArrayLike, "*contexts k_x k_y"]) -> Float[Array, ""]:
     """I(X; Y | C) in nats of a joint law P(c, x, y).
 
@@ -194,12 +196,13 @@ def mutual_information(joint: Float[ArrayLike, "*contexts k_x k_y"]) -> Float[Ar
     return jnp.sum(joint * jnp.log(ratio))
 
 
+@functools.partial(jax.jit, static_argnames="over")
 def gmi_exact(
     joint: Float[ArrayLike, "*contexts k_x k_y"],
     scores: Float[ArrayLike, "*contexts k_x k_y"],
     *,
     over: Over = "inputs",
-    alternatives: Float[ArrayLike, "*contexts k"] | None = None,
+    alternatives: Float[ArrayLike, "*leading k"] | None = None,
 ) -> ExactRate:
     """The generalized mutual information of a decoder on a finite law, one scale for all contexts.
 
@@ -211,8 +214,8 @@ def gmi_exact(
       joint: P(c, x, y), summing to 1 over all axes; contexts of smaller alphabets padded with zeros.
       scores: l(c, x, y) in nats; -inf means that the decoder gives probability 0.
       over: which variable has the alternatives.
-      alternatives: their law given the context, where it is not the joint's own. The result is then not a GMI:
-        pooling the alternatives over contexts can exceed I(X; Y | C) (THEORY.md, F10).
+      alternatives: their law, (k,) or (*contexts, k), where it is not the joint's own given the context. The
+        result is then not a GMI: pooled over contexts it can exceed I(X; Y | C) (THEORY.md, F10).
 
     Returns:
       See `ExactRate`. 0 at scale 0 where the joint puts mass on a score of -inf.
@@ -226,6 +229,7 @@ def gmi_exact(
     return _supremum(_terms(joint, scores, alternatives))
 
 
+@functools.partial(jax.jit, static_argnames="over")
 def curve_exact(
     joint: Float[ArrayLike, "*contexts k_x k_y"],
     scores: Float[ArrayLike, "*contexts k_x k_y"],
@@ -239,6 +243,7 @@ def curve_exact(
     return lax.map(lambda scale: _value(terms, scale), scales.ravel()).reshape(scales.shape)
 
 
+@jax.jit
 def conditional_gmi_paper_exact(
     joint: Float[ArrayLike, "*contexts k_x k_y"], scores: Float[ArrayLike, "*contexts k_x k_y"]
 ) -> Float[Array, ""]:
@@ -265,6 +270,7 @@ def conditional_gmi_paper_exact(
     return jnp.where(jnp.any((joint > 0) & ~possible), -jnp.inf, value)
 
 
+@jax.jit
 def lm_rate_exact(
     joint: Float[ArrayLike, "*contexts k_x k_y"], scores: Float[ArrayLike, "*contexts k_x k_y"]
 ) -> ExactLMRate:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.scipy.special import ndtri
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 
 class Interval(NamedTuple):
@@ -30,18 +30,27 @@ def normal_interval(value: Array, standard_error: Array, *, level: float = 0.95)
     return Interval(value - half, value + half)
 
 
-def influence_standard_error(influence: Float[Array, "... units"]) -> Float[Array, "..."]:
+def influence_standard_error(
+    influence: Float[Array, "... units"], strata: Int[Array, " units"] | None = None
+) -> Float[Array, "..."]:
     """The standard error of an estimate that is, to first order, the mean of independent contributions.
 
     Args:
       influence: each unit's influence on the estimate, shape (..., units), scaled so that the estimate minus its
         limit is their mean. They are centred here.
+      strata: the stratum of each unit in 0..units-1, if units were sampled in fixed numbers from each stratum: only
+        the scatter within strata is then sampling error. A stratum of one unit is taken as known exactly.
 
     Returns:
-      sqrt(sum (influence - mean)^2 / (units (units - 1))), shape (...).
+      sqrt(sum (influence - mean)^2 / (units (units - 1))), shape (...); with strata, means and counts by stratum.
     """
     units = influence.shape[-1]
-    return jnp.sqrt(jnp.var(influence, axis=-1, ddof=1) / units)
+    if strata is None:
+        return jnp.sqrt(jnp.var(influence, axis=-1, ddof=1) / units)
+    count = jnp.zeros((units,), influence.dtype).at[strata].add(1)[strata]
+    mean = jnp.zeros_like(influence).at[..., strata].add(influence)[..., strata] / count
+    correction = count / jnp.maximum(count - 1, 1)
+    return jnp.sqrt(jnp.sum(correction * jnp.square(influence - mean), axis=-1)) / units
 
 
 def basic_interval(value: Array, draws: Float[Array, "draws ..."], plug_in: Array, *, level: float = 0.95) -> Interval:

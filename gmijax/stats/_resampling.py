@@ -67,6 +67,8 @@ def permutation_p_value(statistic: Array, null: Float[Array, "draws ..."]) -> Ar
 def split_in_two(groups: Int[Array, " n"]) -> Bool[Array, " n"]:
     """Splits 0..n-1 into two folds that alternate within every group, in order of appearance.
 
+    Groups of odd size start the next group on the other fold, so that the folds are balanced as a whole too.
+
     Args:
       groups: the group of every index, shape (n,).
 
@@ -74,8 +76,4 @@ def split_in_two(groups: Int[Array, " n"]) -> Bool[Array, " n"]:
       True for the second fold, shape (n,); a group's fold sizes differ by at most one.
     """
     order = jnp.argsort(groups, stable=True)
-    ordered = groups[order]
-    first = jnp.concatenate([jnp.ones(1, bool), ordered[1:] != ordered[:-1]])
-    place = jnp.arange(groups.shape[0])
-    start = jax.lax.cummax(jnp.where(first, place, 0))
-    return jnp.zeros(groups.shape, bool).at[order].set((place - start) % 2 == 1)
+    return jnp.zeros(groups.shape, bool).at[order].set(jnp.arange(groups.shape[0]) % 2 == 1)

@@ -102,8 +102,6 @@ def _rates_of_table(joint, scores) -> tuple[jax.Array, ExactRate, ExactRate, Exa
     )
 
 
-curve_of_table = jax.jit(curve_exact, static_argnames="over")
-_paper_of_table = jax.jit(conditional_gmi_paper_exact)
 # Compiling costs seconds and padding milliseconds: few sizes, far apart.
 SMALL = (8, 32, 64, 256)
 LARGE = (8, 8192, 131072)
@@ -158,7 +156,7 @@ class TableChannel(Channel):
         with jax.enable_x64(True):
             information, inputs, messages, lm = _rates_of_table(joint, scores)
             turn = (0, 2, 1) if flipped else (0, 1, 2)
-            paper = _paper_of_table(joint.transpose(turn), scores.transpose(turn))
+            paper = conditional_gmi_paper_exact(joint.transpose(turn), scores.transpose(turn))
         if flipped:
             inputs, messages = messages, inputs
         uses = self.uses
@@ -185,7 +183,7 @@ class TableChannel(Channel):
             over = "messages" if over == "inputs" else "inputs"
         padded = pad_to(scales.ravel(), (round_up(max(scales.size, 1)),))
         with jax.enable_x64(True):
-            values = curve_of_table(joint, scores, padded, over=over)
+            values = curve_exact(joint, scores, padded, over=over)
             return self.uses * np.asarray(values)[: scales.size].reshape(scales.shape)
 
 

@@ -18,8 +18,6 @@ from gmijax.rates.channels._base import (
     pad_to,
 )
 
-_rate_against = jax.jit(lambda joint, scores, prior: gmi_exact(joint, scores, alternatives=prior))
-
 
 def _check_probability(name: str, value: float) -> None:
     if not 0 <= value <= 1:
@@ -200,7 +198,7 @@ class ConditionalDiscrete(TableChannel):
     def table(self) -> tuple[np.ndarray, np.ndarray]:
         """The joint law and the scores, (contexts, k_x, k_y), float64, padded with zeros."""
         tables = [channel.table() for channel in self.contexts]
-        shape = tuple(np.max([joint.shape for joint, _ in tables], axis=0))
+        shape = tuple(map(max, *(joint.shape for joint, _ in tables), (1, 1)))
         prior = np.asarray(self.prior)
         joint = np.stack([p * pad_to(joint, shape) for p, (joint, _) in zip(prior, tables, strict=True)])
         return joint, np.stack([pad_to(scores, shape) for _, scores in tables])
@@ -216,7 +214,7 @@ class ConditionalDiscrete(TableChannel):
         turn = (0, 2, 1) if flipped else (0, 1, 2)
         joint, scores = joint.transpose(turn), scores.transpose(turn)
         with jax.enable_x64(True):
-            pooled = _rate_against(joint, scores, joint.sum((0, 2)))
+            pooled = gmi_exact(joint, scores, alternatives=joint.sum((0, 2)))
             shared = float(mutual_information(joint.sum(2)))
         return {
             "gmi_per_context": sum(

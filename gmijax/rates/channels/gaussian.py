@@ -478,7 +478,7 @@ class VectorGaussian(Channel):
         def whiten(form):
             return np.linalg.solve(lower, np.linalg.solve(lower, form).T)
 
-        loss = np.trace(whiten(error @ covariance @ error.T + noise + shift))
+        loss = np.array(np.trace(whiten(error @ covariance @ error.T + noise + shift)))
 
         def moments(of_alternatives, power):
             values, vectors = np.linalg.eigh(whiten(of_alternatives))
@@ -494,7 +494,7 @@ class VectorGaussian(Channel):
     def _padded_moments(self, over: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         values, powers, loss = self._moments[over]
         size = (-(-values.size // 512) * 512,)
-        return pad_to(values, size), pad_to(powers, size), np.array(loss)
+        return pad_to(values, size), pad_to(powers, size), loss
 
     def rates(self) -> ChannelRates:
         """All known rates, in closed form."""

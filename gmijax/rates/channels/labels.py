@@ -29,9 +29,6 @@ from gmijax.rates.channels._quadrature import panels, trapezoid, uniform_edges
 _MOST_NODES = 4_000_000
 
 
-_temperature_fit = jax.jit(lambda joint, scores, prior: gmi_exact(joint, scores, alternatives=prior))
-
-
 @dataclasses.dataclass(frozen=True, eq=False)
 class GaussianLabels(TableChannel, FiniteMessages):
     """Y ~ priors, Z | Y = k ~ N(means[k], sigma^2 I); score log softmax_k of the decoder's logits.
@@ -174,7 +171,7 @@ class GaussianLabels(TableChannel, FiniteMessages):
         shape = (1, round_up(count), round_up(len(joint), LARGE))
         uniform = pad_to(np.full((1, count), 1 / count), shape[:2])
         with jax.enable_x64(True):
-            fit = _temperature_fit(pad_to(joint.T[None], shape), pad_to(scores.T[None], shape), uniform)
+            fit = gmi_exact(pad_to(joint.T[None], shape), pad_to(scores.T[None], shape), alternatives=uniform)
         normalised = scores + np.log(priors) if self.pmi_score else scores
         positive = priors[priors > 0]
         return {

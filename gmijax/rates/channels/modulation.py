@@ -9,12 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int
 
+from gmijax.rates._finite import curve_exact
 from gmijax.rates.channels._base import (
     LARGE,
     ChannelRates,
     FiniteMessages,
     TableChannel,
-    curve_of_table,
     log_sum_exp,
     namespace,
     pad_to,
@@ -166,7 +166,7 @@ class Modulation(TableChannel, FiniteMessages):
                 shape = (1, 8, round_up(table.shape[1], LARGE))
                 padded = pad_to(table[None], shape), pad_to(scores[None, :, level].swapaxes(1, 2), shape)
                 scale = np.full(8, rates.gmi_scale)
-                levels.append(float(curve_of_table(*padded, scale, over="inputs")[0]))
+                levels.append(float(curve_exact(*padded, scale, over="inputs")[0]))
         return {"per_bit_level": tuple(levels)}
 
     def sample(self, key: Array, n: int) -> tuple[Array, Array]:

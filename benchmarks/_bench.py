@@ -1,0 +1,90 @@
+"""One pinned core, one thread a pool, CPU seconds, medians, first calls stated apart. Import before jax or numpy."""
+
+import os
+
+for pool in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ[pool] = "1"
+# A machine may set these to work around an old OpenBLAS; they would slow the numpy peers.
+for setting in ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE"):
+    os.environ.pop(setting, None)
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
+if hasattr(os, "sched_setaffinity"):
+    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+
+import json
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Median CPU seconds of `repeats` calls; `first` is the wall time of the first, compilation included."""
+
+    seconds: float
+    repeats: int
+    first: float
+
+
+@dataclass(frozen=True)
+class Row:
+    """A kernel beside a peer. `extrapolated` says from how many measured repetitions the peer's time was scaled up."""
+
+    name: str
+    ours: float
+    peer_name: str
+    peer: float
+    ratio: float
+    error: float
+    first: float
+    extrapolated: str = ""
+
+
+def measure(function: Callable[[], Any], repeats: int) -> Timing:
+    """Warm-up once, then the median of the CPU time of each call."""
+    start = time.perf_counter()
+    jax.block_until_ready(function())
+    first = time.perf_counter() - start
+    times = []
+    for _ in range(repeats):
+        start = time.process_time()
+        jax.block_until_ready(function())
+        times.append(time.process_time() - start)
+    return Timing(float(np.median(times)), repeats, first)
+
+
+def once(function: Callable[[], Any]) -> tuple[Any, float]:
+    """One result and its CPU time."""
+    start = time.process_time()
+    result = function()
+    return result, time.process_time() - start
+
+
+def row(name: str, ours: Timing, peer_name: str, peer: float, error: float, extrapolated: str = "") -> Row:
+    """One line of the table."""
+    return Row(name, ours.seconds, peer_name, peer, peer / ours.seconds, error, ours.first, extrapolated)
+
+
+def report(title: str, rows: list[Row], path: str) -> None:
+    """Prints the rows as a Markdown table and writes them as JSON."""
+    print(f"\n{title}\n")
+    print("| what | gmijax, CPU-s | peer | peer, CPU-s | ratio | largest difference | first call, s |")
+    print("|---|---|---|---|---|---|---|")
+    for r in rows:
+        mark = f" (E, {r.extrapolated})" if r.extrapolated else ""
+        print(
+            f"| {r.name} | {r.ours:.3g} | {r.peer_name} | {r.peer:.3g}{mark} | {r.ratio:.3g}x "
+            f"| {r.error:.1e} | {r.first:.1f} |"
+        )
+    print("\nOne pinned core, one thread, float32 on our side and float64 on the peers'. E: extrapolated from the")
+    print("measured repetitions named. First call: wall time with compilation, not in the other columns.")
+    out = Path("results") / path
+    out.parent.mkdir(exist_ok=True)
+    out.write_text(json.dumps({"machine": platform.machine(), "rows": [asdict(r) for r in rows]}, indent=1))

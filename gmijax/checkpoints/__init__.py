@@ -1,0 +1,17 @@
+"""Weights in: published checkpoints, read tensor by tensor with every key and every leaf accounted for."""
+
+from gmijax.checkpoints._bundled import bundled_decoder
+from gmijax.checkpoints._errors import CheckpointError
+from gmijax.checkpoints._load import load_model
+from gmijax.checkpoints._source import Checkpoint, WeightSource, open_checkpoint
+from gmijax.checkpoints._tokenizer import load_tokenizer
+
+__all__ = [
+    "Checkpoint",
+    "CheckpointError",
+    "WeightSource",
+    "bundled_decoder",
+    "load_model",
+    "load_tokenizer",
+    "open_checkpoint",
+]

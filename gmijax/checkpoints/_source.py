@@ -1,0 +1,101 @@
+"""Opening a checkpoint: what it says about its model, and its tensors one at a time."""
+
+import dataclasses
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import numpy as np
+
+from gmijax.checkpoints._errors import CheckpointError
+
+
+@runtime_checkable
+class WeightSource(Protocol):
+    """Tensors by their HuggingFace key, read one at a time.
+
+    `problems` says what is wrong with the files themselves, and `lost` names the keys that they promise and
+    do not give; both are empty in a sound checkpoint.
+    """
+
+    problems: tuple[str, ...]
+    lost: frozenset[str]
+
+    def keys(self) -> Collection[str]:
+        """The keys that can be read."""
+        ...
+
+    def shape(self, key: str) -> tuple[int, ...]:
+        """The shape of a tensor as HuggingFace stores it: (out, in) for a linear layer. Reads no data."""
+        ...
+
+    def read(self, key: str) -> np.ndarray:
+        """Reads one tensor from disk, in a floating-point type; nothing is kept.
+
+        Raises:
+          CheckpointError: if the tensor cannot be read or is not of a floating-point type.
+        """
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """An opened checkpoint; no weights have been read yet.
+
+    Attributes:
+      path: the folder or file.
+      kind: "safetensors" or "gguf".
+      config: what HuggingFace's `config.json` holds, or the same written from a GGUF file's metadata.
+      weights: the tensors.
+    """
+
+    path: Path
+    kind: Literal["safetensors", "gguf"]
+    config: dict[str, Any]
+    weights: WeightSource
+
+
+def open_checkpoint(path: str | Path) -> Checkpoint:
+    """Opens a checkpoint and checks that its files are whole. Reads headers only.
+
+    Args:
+      path: a folder with `config.json` and `model.safetensors`, or with `model.safetensors.index.json` and the
+        shards that it names; or a `.gguf` file of the llama architecture.
+
+    Returns:
+      The checkpoint. Its keys and shapes have not been compared with any model: `load_model` does that.
+
+    Raises:
+      CheckpointError: if something is absent, cut short, unreadable, or held twice; it lists all that is.
+    """
+    checkpoint = scan_checkpoint(path)
+    if checkpoint.weights.problems:
+        raise CheckpointError(checkpoint.path, checkpoint.weights.problems)
+    return checkpoint
+
+
+def scan_checkpoint(path: str | Path) -> Checkpoint:
+    """As `open_checkpoint`, but leaves the problems of single shards in `weights.problems`.
+
+    Raises:
+      CheckpointError: if so much is wrong that no tensor can be named.
+    """
+    path = Path(path)
+    if path.is_dir():
+        from gmijax.checkpoints._safetensors import SafetensorsWeights, read_json
+
+        weights = SafetensorsWeights(path)
+        try:
+            config = read_json(path / "config.json")
+        except CheckpointError as error:
+            raise CheckpointError(path, [*error.problems, *weights.problems]) from error
+        return Checkpoint(path, "safetensors", config, weights)
+    if not path.exists():
+        raise CheckpointError(path, ["no such file or folder"])
+    if path.suffix != ".gguf":
+        raise CheckpointError(path, ["not a folder and not a .gguf file; those two are what can be read"])
+    from gmijax.checkpoints._gguf import GGUFWeights, hf_config, read_gguf
+
+    content = read_gguf(path)
+    config = hf_config(content)
+    return Checkpoint(path, "gguf", config, GGUFWeights(content, config))
