@@ -5,7 +5,6 @@ layer axis and the forward pass is one scan over it, so that compile time does n
 """
 
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial, reduce
@@ -420,21 +419,37 @@ class Llama(nnx.Module):
                 raise ValueError("positions are required with segments: they must continue those of the cache")
             positions = jnp.arange(length)[None]
         self._check_segments(segments, batch)
-        own = jnp.tril(jnp.ones((1, length, length), bool)) if own_mask is None else jnp.asarray(own_mask)
-        if own.shape[0] not in (1, batch):
-            raise ValueError(f"own_mask has {own.shape[0]} rows; give 1 or the {batch} of the input")
-        valid = jnp.ones((batch, length), bool) if attention_mask is None else jnp.asarray(attention_mask, bool)
-        if attention_mask is not None:
-            own = own & valid[:, None, :]
-        wanted, depth = self._plan(hook_points, everything=logits or return_segment)
+        if own_mask is not None and np.shape(own_mask)[0] not in (1, batch):
+            raise ValueError(f"own_mask has {np.shape(own_mask)[0]} rows; give 1 or the {batch} of the input")
+        self._check_hook_points(hook_points)
+        output = _forward(
+            *nnx.split(self),
+            x,
+            valid=jnp.ones((batch, length), bool) if attention_mask is None else jnp.asarray(attention_mask, bool),
+            positions=positions,
+            segments=tuple(segments),
+            own_mask=own_mask,
+            hook_points=tuple(hook_points),
+            logits=logits,
+            return_segment=return_segment,
+        )
+        return output._replace(hidden_states={name: output.hidden_states[name] for name in hook_points})
 
-        rope = _rope(config, jnp.asarray(positions), self.dtype)
+    def _run(self, x, *, valid, positions, segments, own_mask, hook_points, logits, return_segment) -> LlamaOutput:
+        config, length = self.config, x.shape[1]
+        own = jnp.tril(jnp.ones((1, length, length), bool)) if own_mask is None else own_mask
+        own = own & valid[:, None, :]
+        rope = _rope(config, positions, self.dtype)
+        wanted = sorted(int(name.removeprefix("llm_hidden_")) for name in hook_points if name[-1].isdigit())
+        whole = logits or return_segment or "llm_final" in hook_points
+        depth = config.num_hidden_layers if whole else max(wanted, default=-1) + 1
+
         graph, weights = nnx.split(self.layers)
         slots = np.full(config.num_hidden_layers, len(wanted))
         slots[wanted] = np.arange(len(wanted))
         # One slot for each wanted layer and, if any is wanted, a last one for the outputs of all the others.
         kept = jnp.zeros((len(wanted) + bool(wanted), *x.shape), x.dtype)
-        scanned = (weights, jnp.asarray(slots), tuple((s.keys, s.values) for s in segments))
+        scanned = (weights, jnp.asarray(slots), tuple((segment.keys, segment.values) for segment in segments))
 
         def layer_step(carry, layer):
             x, kept = carry
@@ -448,35 +463,26 @@ class Llama(nnx.Module):
         def indexed_step(carry, index):
             return layer_step(carry, jax.tree.map(lambda leaf: leaf[index], scanned))
 
-        embeddings = x
-        if depth == config.num_hidden_layers:
+        states = {"inputs_embeds": x}
+        if whole:
             (x, kept), cache = lax.scan(layer_step, (x, kept), scanned)
+            states["llm_final"] = self.norm(x)
         else:  # by index: slicing the stacked weights would copy those of the layers that are used
             (x, kept), cache = lax.scan(indexed_step, (x, kept), jnp.arange(depth))
-
-        states = {f"llm_hidden_{k}": kept[slot] for slot, k in enumerate(wanted)}
-        states["inputs_embeds"] = embeddings
-        if logits or "llm_final" in hook_points:
-            states["llm_final"] = self.norm(x)
+        states |= {f"llm_hidden_{k}": kept[slot] for slot, k in enumerate(wanted)}
         return LlamaOutput(
             logits=self.unembed(states["llm_final"]) if logits else None,
             hidden_states={name: states[name] for name in hook_points},
             segment=None if cache is None else KVSegment(*cache, valid),
         )
 
-    def _plan(self, hook_points: Sequence[str], *, everything: bool) -> tuple[list[int], int]:
-        """The layers whose outputs are wanted, and how many layers must run."""
-        last = self.config.num_hidden_layers - 1
-        unknown = sorted(set(hook_points) - set(self.hook_points))
+    def _check_hook_points(self, names: Sequence[str]) -> None:
+        unknown = sorted({*names} - {*self.hook_points})
         if unknown:
             raise ValueError(
-                f"unknown hook_points {', '.join(map(repr, unknown))}; valid are 'inputs_embeds', "
-                f"'llm_hidden_0' to 'llm_hidden_{last}', and 'llm_final'"
+                f"unknown hook_points {', '.join(map(repr, unknown))}; valid are 'inputs_embeds', 'llm_hidden_0' to "
+                f"'llm_hidden_{self.config.num_hidden_layers - 1}', and 'llm_final'"
             )
-        layers = {int(match[1]) for name in hook_points if (match := re.fullmatch(r"llm_hidden_(\d+)", name))}
-        if everything or "llm_final" in hook_points:
-            return sorted(layers), last + 1
-        return sorted(layers), max(layers, default=-1) + 1
 
     def _check_segments(self, segments: Sequence[KVSegment], batch: int) -> None:
         config = self.config
@@ -490,6 +496,12 @@ class Llama(nnx.Module):
                 )
             if batch % rows:
                 raise ValueError(f"segments[{index}] has {rows} rows, which do not divide the {batch} of the input")
+
+
+# Compiled once for each shape, so that a call outside of any `jit` is not compiled anew.
+@partial(jax.jit, static_argnames=("graph", "hook_points", "logits", "return_segment"))
+def _forward(graph, state, x, **arguments) -> LlamaOutput:
+    return nnx.merge(graph, state)._run(x, **arguments)
 
 
 class _Layer(nnx.Module):

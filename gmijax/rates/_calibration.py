@@ -141,6 +141,7 @@ def solve(problem: Problem) -> Solution:
         schur = jnp.maximum(schur, 4 * eps * point.hessian_scale + jnp.finfo(dtype).tiny)
         step = -(point.slope_scale - jnp.sum(point.hessian_cross * gradient)) / schur
         step = jnp.maximum(step, -point.scale)  # the quadratic model's minimiser over s >= 0
+        step = jnp.where(point.scale > 0, jnp.minimum(step, 8 * point.scale), step)  # rounding must not fling it
         step_biases = -(gradient + cross * step)
         decrement = -(point.slope_scale * step + jnp.sum(point.slope_biases * step_biases))
         return step, step_biases, decrement

@@ -305,14 +305,17 @@ def lm_rate_exact(
     tilt = jnp.where(jnp.isfinite(fit.biases), fit.biases, 0) - _xlogy(
         jnp.ones_like(share), jnp.where(share > 0, share, 1)
     )
-    exponent = fit.scale * jnp.where(possible, scores, 0) + tilt[:, None, :]
+    peak = lax.stop_gradient(jnp.max(jnp.where(possible, scores, -jnp.inf), axis=2, keepdims=True))
+    shifted = jnp.where(possible, scores - jnp.where(jnp.isfinite(peak), peak, 0), 0)
+    exponent = fit.scale * shifted + tilt[:, None, :]
     logits = jnp.where(possible, exponent + _log(share)[:, None, :], -jnp.inf)
     normaliser = jax.nn.logsumexp(jnp.where((rows > 0)[:, :, None], logits, 0), axis=2)
-    value = jnp.sum(joint * exponent) - jnp.sum(rows * jnp.where(rows > 0, normaliser, 0))
+    value = jnp.sum(jnp.where(joint > 0, joint * (exponent - normaliser[:, :, None]), 0))
     biases = fit.biases
     if flip:  # P(y) exp(-log normaliser) is the bias of the other dual
         share = rows / jnp.where(context > 0, context, 1)
-        biases = jnp.where(rows > 0, _log(share) - normaliser, -jnp.inf)
+        total = normaliser + fit.scale * jnp.where(jnp.isfinite(peak), peak, 0)[:, :, 0]
+        biases = jnp.where(rows > 0, _log(share) - total, -jnp.inf)
     neutral = _log((rows if flip else columns) / jnp.where(context > 0, context, 1))
     scale = jnp.where(fit.separable, jnp.inf, fit.scale)
     return ExactLMRate(

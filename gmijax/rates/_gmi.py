@@ -92,7 +92,9 @@ def row_rates(
     # K L_K - (K - 1) mean L_{K-1}, written so that nothing of size K log K cancels.
     fewer = count - 1
     jackknife = exclude - fewer * jnp.log1p(-1 / count) + fewer / count * share.log_rest
-    rows = RowRates(exclude, include, jackknife, 1 / share.concentration)
+    # At s = 0 every term is 0; rounding would leave a little, with no standard error to show for it.
+    terms = (jnp.where(scale > 0, term, 0) for term in (exclude, include, jackknife))
+    rows = RowRates(*terms, 1 / share.concentration)
     at_positive = jnp.zeros_like(share.include_excess).at[pairing.positives]
     include_excess = share.include_excess + at_positive.add(jax.nn.sigmoid(-beside) - 1 / (count + 1))
     return rows, share.exclude_excess, include_excess

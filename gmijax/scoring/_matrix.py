@@ -212,8 +212,9 @@ def _plan(config: LlamaConfig, itemsize: int, sizes: _Sizes, budget: int) -> tup
     kv = 2 * config.num_key_value_heads * config.head_dim * itemsize
 
     def activations(tokens, keys):
-        per_token = itemsize * (6 * width + 3 * config.intermediate_size) + 4 * (6 * heads + width)
-        return tokens * (per_token + kv + 12 * config.num_attention_heads * keys)
+        attention = 4 * (4 * heads + 2 * config.num_attention_heads * keys) + kv
+        mlp = itemsize * 3 * config.intermediate_size
+        return tokens * (itemsize * 4 * width + max(attention, mlp))
 
     cache = kv * config.num_hidden_layers
     prompt_run = activations(sizes.prompt, sizes.head + sizes.prompt) + cache * sizes.prompt

@@ -229,7 +229,7 @@ def _classifier(params: Mapping[str, Any]) -> Channel:
         sigma=number(params.get("sigma", 1)),
         means_hat=optional("means_hat"),
         priors_hat=optional("priors_hat"),
-        sigma_hat=optional("sigma_hat"),
+        sigma_hat=number(params["sigma_hat"]) if params.get("sigma_hat") is not None else None,
         bias=optional("bias"),
         temperature=number(params.get("T", 1)),
         pmi_score=bool(params.get("pmi_score", False)),

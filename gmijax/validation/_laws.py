@@ -49,7 +49,9 @@ def _rotation(z: np.ndarray, degrees: float, spread: float, rng: np.random.Gener
     half = basis.shape[1] // 2
     first, second = z @ basis[:, :half], z @ basis[:, half : 2 * half]
     cos, sin = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
-    turned = (cos * first - sin * second) @ basis[:, :half].T + (sin * first + cos * second) @ basis[:, half : 2 * half].T
+    turned = (cos * first - sin * second) @ basis[:, :half].T + (sin * first + cos * second) @ basis[
+        :, half : 2 * half
+    ].T
     return z - first @ basis[:, :half].T - second @ basis[:, half : 2 * half].T + turned
 
 
@@ -69,9 +71,7 @@ FAMILIES = {
     "noise": Family(
         "standard deviation over the embeddings' spread", True, (0.5, 1.0, 1.5), (0.4, 0.7, 0.9, 1.1, 1.3, 1.6), _noise
     ),
-    "rotation": Family(
-        "degrees, in half of the dimensions", False, (30, 60, 90), (15, 30, 45, 60, 75, 90), _rotation
-    ),
+    "rotation": Family("degrees, in half of the dimensions", False, (30, 60, 90), (15, 30, 45, 60, 75, 90), _rotation),
     "replacement": Family(
         "share of the dimensions", True, (0.15, 0.3, 0.45), (0.1, 0.2, 0.3, 0.35, 0.4, 0.5), _replacement
     ),
@@ -103,7 +103,5 @@ def shift(z: np.ndarray, law: Law, mask: np.ndarray, *, seed: int) -> np.ndarray
     spread = float(z[mask].std())
     # Strengths of a family share their direction or subspace, so that they differ in strength alone.
     keys = [seed, list(FAMILIES).index(law.name)]
-    blocks = [
-        family.shift(z, law.strength, spread, np.random.default_rng([*keys, draw])) for draw in range(law.draws)
-    ]
+    blocks = [family.shift(z, law.strength, spread, np.random.default_rng([*keys, draw])) for draw in range(law.draws)]
     return np.where(np.tile(mask, (law.draws, 1))[..., None], np.concatenate(blocks), 0).astype(np.float32)

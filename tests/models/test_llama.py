@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
-from gmijax.models import ConfigError, KVSegment, Llama, LlamaConfig, RopeScaling
+from gmijax.models import ConfigError, KVSegment, Llama, LlamaConfig, RopeScaling, llama
 from gmijax.scoring import next_token_loss
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
@@ -252,11 +252,11 @@ def test_padding_and_company_change_nothing(grouped, pads, seed):
 
 @pytest.mark.parametrize("flavour", ["grouped", pytest.param("multi-query, wide heads", marks=pytest.mark.slow)])
 def test_segments_stand_for_the_tokens_they_hold(flavour):
-    """Two prefixes behind one head, three continuations each, against the nine tokens in one pass."""
+    """Two prefixes behind one head, three continuations of each, against whole sequences."""
     model = build(FLAVOURS[flavour])
     rng = np.random.default_rng(1)
     head, prefixes, tails = (rng.integers(0, 61, shape) for shape in ((1, 3), (2, 4), (6, 5)))
-    mask = np.array([[1, 1, 1, 1], [0, 1, 1, 0]])
+    mask = np.array([[1, 1, 1, 0], [0, 1, 1, 1]])
     positions = np.maximum(mask.cumsum(1) - 1, 0) + 3
     lengths = 3 + mask.sum(1)
 
@@ -272,14 +272,12 @@ def test_segments_stand_for_the_tokens_they_hold(flavour):
         segments=(shared, own),
         hook_points=("llm_hidden_1", "llm_final"),
     )
-    for row in range(2):
-        tail = slice(3 * row, 3 * row + 3)
-        before = np.concatenate([head[0], prefixes[row][mask[row] > 0]])
-        whole = np.concatenate([np.broadcast_to(before, (3, len(before))), tails[tail]], axis=1)
-        expected = forward(model, whole, hook_points=("llm_hidden_1", "llm_final"))
-        np.testing.assert_allclose(cached.logits[tail], expected.logits[:, -5:], rtol=0, atol=1e-5)
-        for name, states in cached.hidden_states.items():
-            np.testing.assert_allclose(states[tail], expected.hidden_states[name][:, -5:], rtol=0, atol=1e-5)
+    before = [np.concatenate([head[0], prefix[valid > 0]]) for prefix, valid in zip(prefixes, mask, strict=True)]
+    whole = np.concatenate([np.repeat(before, 3, axis=0), tails], axis=1)
+    expected = forward(model, whole, hook_points=("llm_hidden_1", "llm_final"))
+    np.testing.assert_allclose(cached.logits, expected.logits[:, -5:], rtol=0, atol=1e-5)
+    for name, states in cached.hidden_states.items():
+        np.testing.assert_allclose(states, expected.hidden_states[name][:, -5:], rtol=0, atol=1e-5)
 
 
 def test_own_mask_makes_branches(grouped):
@@ -380,6 +378,15 @@ def test_one_shape_compiles_once(grouped):
     for seed in range(3):
         rng = np.random.default_rng(seed)
         logits(state, rng.integers(0, 61, (2, 5)), rng.integers(0, 2, (2, 5)))
+
+
+def test_a_call_outside_of_jit_compiles_once(grouped):
+    before = llama._forward._cache_size()
+    for seed in range(3):
+        ids = np.random.default_rng(seed).integers(0, 61, (1, 9))
+        output = grouped(ids, hook_points=("llm_hidden_2", "inputs_embeds"))
+    assert llama._forward._cache_size() == before + 1
+    assert tuple(output.hidden_states) == ("llm_hidden_2", "inputs_embeds")
 
 
 def test_program_does_not_grow_with_depth():

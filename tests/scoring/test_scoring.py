@@ -171,6 +171,7 @@ def test_score_matrix_without_head_or_tail(model, head, tail):
     np.testing.assert_allclose(scores, reference(model, soft(), TARGETS, head, tail, RAGGED), rtol=0, atol=2e-5)
 
 
+@pytest.mark.slow
 def test_score_matrix_in_bfloat16_is_close(model):
     half = build(dtype=jnp.bfloat16)
     scores, full = (score_matrix(m, soft(), TARGETS, head_ids=HEAD) for m in (half, model))
@@ -225,6 +226,7 @@ def test_few_programs_are_compiled(model):
     assert [program._cache_size() - b for program, b in zip(programs, before, strict=True)] == [1, 1, 1]
 
 
+@pytest.mark.slow
 def test_the_budget_covers_what_the_programs_take():
     """XLA's own count of the temporaries of the largest step, against the budget it was planned for."""
     config = {"hidden_size": 256, "intermediate_size": 688, "num_attention_heads": 8, "head_dim": 32}

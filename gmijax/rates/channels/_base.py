@@ -93,12 +93,14 @@ class FiniteMessages(abc.ABC):
 
 
 @jax.jit
-def _rates_of_table(joint, scores) -> tuple[jax.Array, ExactRate, ExactRate, ExactLMRate]:
+def _rates_of_table(joint, scores) -> tuple[jax.Array, ExactRate, ExactRate, ExactLMRate, tuple]:
+    turned = jnp.swapaxes(joint, 1, 2), jnp.swapaxes(scores, 1, 2)
     return (
         mutual_information(joint),
         gmi_exact(joint, scores, over="inputs"),
         gmi_exact(joint, scores, over="messages"),
         lm_rate_exact(joint, scores),
+        (conditional_gmi_paper_exact(joint, scores), conditional_gmi_paper_exact(*turned)),
     )
 
 
@@ -154,11 +156,9 @@ class TableChannel(Channel):
         """All known rates, computed in float64 whatever JAX's default."""
         joint, scores, flipped = self._padded_table()
         with jax.enable_x64(True):
-            information, inputs, messages, lm = _rates_of_table(joint, scores)
-            turn = (0, 2, 1) if flipped else (0, 1, 2)
-            paper = conditional_gmi_paper_exact(joint.transpose(turn), scores.transpose(turn))
+            information, inputs, messages, lm, (paper, paper_flipped) = _rates_of_table(joint, scores)
         if flipped:
-            inputs, messages = messages, inputs
+            inputs, messages, paper = messages, inputs, paper_flipped
         uses = self.uses
         rates = ChannelRates(
             mutual_information=uses * float(information),

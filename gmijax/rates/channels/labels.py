@@ -176,7 +176,7 @@ class GaussianLabels(TableChannel, FiniteMessages):
         positive = priors[priors > 0]
         return {
             "label_entropy": float(-np.sum(positive * np.log(positive))),
-            "cross_entropy": float(-np.sum(joint * normalised)),
+            "cross_entropy": float(-np.sum(joint * np.where(joint > 0, normalised, 0))),
             "cross_entropy_temperature_scaled": math.log(count) - float(fit.value),
             "cross_entropy_temperature_scale": float(fit.scale),
             "decoder_marginal": tuple((joint.sum(1) @ np.exp(scores)).tolist()),
@@ -188,6 +188,7 @@ class GaussianLabels(TableChannel, FiniteMessages):
         means, priors, count = np.asarray(self.means), np.asarray(self.priors), len(self._linear[1])
         if self.pmi_score:
             offsets = offsets - np.log(priors)
+        offsets = np.maximum(offsets, -1e9)  # a prior of 0: finite, so that differences of offsets are numbers
         basis = self._span(slopes)
         if basis.shape[1] > 2:
             return math.nan

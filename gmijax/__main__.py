@@ -1,0 +1,5 @@
+"""`python -m gmijax` is `gmijax`."""
+
+from gmijax.cli import main
+
+main()
