@@ -13,7 +13,6 @@ RATES = (
     ("lm_rate", "LM rate", "C2"),
 )
 BOUNDS = (
-    ("paper_log10", "paper's theorem 2 (index)", "C3", "--"),
     ("b2_inputs", "B2 (index)", "C4", "--"),
     ("b1_messages", "B1, messages (index)", "C1", "--"),
     ("b3_inputs", "B3 (bound)", "C0", "-"),
@@ -48,8 +47,16 @@ def sweep_figure(result: dict[str, Any]) -> "Figure":
         change = np.array([abs(law["change"]["inputs"]) for law in laws])
         for name, label, colour, style in BOUNDS:
             values = np.array([float(law["bounds"][name]) for law in laws])
-            values = np.minimum(values, 300.0) if name == "paper_log10" else np.log10(np.maximum(values, 1e-12))
-            bottom.plot(x, values, color=colour, ls=style, lw=1.2, marker=".", markersize=3, label=label)
+            bottom.plot(
+                x,
+                np.log10(np.maximum(values, 1e-12)),
+                color=colour,
+                ls=style,
+                lw=1.2,
+                marker=".",
+                markersize=3,
+                label=label,
+            )
         bottom.plot(
             x,
             np.log10(np.maximum(change, 1e-12)),
@@ -62,7 +69,10 @@ def sweep_figure(result: dict[str, Any]) -> "Figure":
         high = np.array([max(-law["bounds"]["b6_lower"], 1e-12) for law in laws])
         bottom.fill_between(x, np.log10(low), np.log10(high), color="k", alpha=0.15, lw=0, label="B6 bracket")
         bottom.set_xlabel(f"{family}: {laws[0]['unit']}", fontsize=8)
-        bottom.set_ylim(-2, 8)
+        paper = [law["bounds"]["paper_log10"] for law in laws]
+        note = f"paper's theorem 2 (index): 10^{min(paper):.0f} to 10^{max(paper):.0f}"
+        bottom.annotate(note, (0.03, 0.03), xycoords="axes fraction", color="C3", fontsize=8)
+        bottom.set_ylim(-3, 6)
     axes[0, 0].set_ylabel("nats")
     axes[1, 0].set_ylabel("log10 of nats")
     axes[0, 0].legend(fontsize=8, loc="lower left")

@@ -8,13 +8,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-TEMPLATE = "The {} {} {} near the {}."
+# The slots come last and the text ends with one: in a trie of all texts little is then run twice.
+TEMPLATE = "The {} {} {} {}"
 # More fillers than are used: those of one token length are chosen once the tokenizer is known.
 SLOTS = (
     ("old", "young", "tall", "rich", "poor", "good", "new", "great"),
     ("king", "man", "woman", "girl", "boy", "doctor", "teacher", "student"),
     ("lived", "worked", "waited", "walked", "stood", "stayed"),
-    ("river", "house", "school", "road", "church", "bridge"),
+    ("alone", "there", "here", "together", "outside", "again"),
 )
 SHIPPED = "sentences.txt"
 
