@@ -49,24 +49,12 @@ def validate(
 
 
 def main() -> None:
-    """Entry point: errors in input end with one message and exit code 2, without a traceback."""
+    """Entry point: input that cannot be used ends with one message and exit code 2, without a traceback."""
     try:
-        app(standalone_mode=False)
-    except typer.Exit as stop:
-        sys.exit(stop.exit_code)
-    except (typer.Abort, KeyboardInterrupt):
-        print("gmijax: stopped", file=sys.stderr)  # noqa: T201
-        sys.exit(130)
-    except Exception as error:
-        import click
-
-        if isinstance(error, click.ClickException):
-            error.show()
-            sys.exit(error.exit_code)
-        if isinstance(error, (ValueError, OSError)):
-            print(f"gmijax: {error}", file=sys.stderr)  # noqa: T201
-            sys.exit(2)
-        raise
+        app()
+    except (ValueError, OSError) as error:
+        print(f"gmijax: {error}", file=sys.stderr)  # noqa: T201
+        sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -175,8 +175,8 @@ def gmi_bootstrap(
     """Bayesian bootstrap of sup over s of I(s), with exponential weights on the resampling units.
 
     Each replicate's supremum is read off the polynomial through its curve at a few Chebyshev nodes that span five
-    standard deviations of log s*; it agrees with a Newton solve of its own to about 1e-6 nats. A row's weight is that of its
-    positive's column, so that pairs stay together and no column is a rival of its own copy.
+    standard deviations of log s*; it agrees with a Newton solve of its own to about 1e-6 nats. A row's weight is that
+    of its positive's column, so that pairs stay together and no column is a rival of its own copy.
 
     Args:
       scores: as in `gmi`, shape (n, m), in memory.

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -48,16 +48,23 @@ class LipschitzIndex:
 
 
 def gradient_norms(
-    score: Callable[..., jax.Array], points: ArrayLike, *args: ArrayLike, batch_size: int = 16, per_token: bool = False
+    score: Callable[..., jax.Array],
+    points: ArrayLike,
+    *args: ArrayLike,
+    operands: Any = (),
+    batch_size: int = 16,
+    per_token: bool = False,
 ) -> np.ndarray:
     """The Euclidean norm of each sample's gradient of its score.
 
     One backward pass of the sum serves a batch, since a sample's score depends on its own point alone.
 
     Args:
-      score: maps points (b, ...) and the batch's slices of `args` to scores (b,), differentiably.
+      score: maps (operands, points (b, ...), the batch's slices of `args`) to scores (b,), differentiably.
       points: shape (n, ...), e.g. soft-token blocks (n, tokens, width).
       *args: arrays with leading axis n that go with the points.
+      operands: pytree handed to `score` whole, such as a decoder's weights: as arguments they are not constants of
+        the program, which would take long to compile.
       batch_size: samples a pass; the last batch is filled up with repeats, so that one program serves all.
       per_token: norms over the last axis only, shape (n, ...) without it, instead of over the whole point.
 
@@ -74,12 +81,12 @@ def gradient_norms(
     for k, other in enumerate(others):
         if len(other) != count:
             raise ValueError(f"args[{k}] has {len(other)} samples and points {count}")
-    slope = jax.jit(jax.grad(lambda z, *rest: jnp.sum(score(z, *rest))))
+    slope = jax.jit(jax.grad(lambda z, operands, *rest: jnp.sum(score(operands, z, *rest))))
     batch = min(batch_size, count)
     norms = []
     for start in range(0, count, batch):
         index = np.minimum(np.arange(start, start + batch), count - 1)
-        gradient = slope(jnp.asarray(array[index]), *(jnp.asarray(other[index]) for other in others))
+        gradient = slope(jnp.asarray(array[index]), operands, *(jnp.asarray(other[index]) for other in others))
         axes = -1 if per_token else tuple(range(1, gradient.ndim))
         norms.append(np.asarray(jnp.sqrt(jnp.sum(gradient**2, axis=axes)))[: min(batch, count - start)])
     return np.concatenate(norms)

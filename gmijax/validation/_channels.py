@@ -26,7 +26,6 @@ def known_channels() -> dict[str, channels.Channel]:
         "Z-channel 0.3 read as BSC 0.1": channels.z_channel(0.3, 0.1),
         "Gaussian, SNR 1": channels.ScalarGaussian(1.0, 1.0, channels.Noise("gaussian", 1.0), 1.0, 1.0),
         "Gaussian, gain halved": channels.ScalarGaussian(1.0, 4.0, channels.Noise("gaussian", 1.0), 0.5, 1.0),
-        "Laplace noise, nearest neighbour": channels.ScalarGaussian(1.0, 1.0, channels.Noise("laplace", 1.0), 1.0, 1.0),
         "4-PAM 10 dB, variance 2.5 times": channels.Modulation(2, 10.0, variance_ratio_hat=2.5, quadrature=False),
         "labels, calibrated": channels.GaussianLabels(MEANS, PRIORS),
         "labels, temperature 3": channels.GaussianLabels(MEANS, PRIORS, temperature=3.0),

@@ -10,14 +10,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from gmijax import report
-from gmijax.validation import _channels, _sweep
 from gmijax.validation._figure import channel_figure, sweep_figure
+from gmijax.validation._settings import Settings
 from gmijax.validation._tables import channel_rows, markdown, sweep_rows
 
 WIDTH = 150
 
 
-def main(settings: _sweep.Settings, *, channels: bool, out: Path, as_json: bool) -> None:
+def main(settings: Settings, *, channels: bool, out: Path, as_json: bool) -> None:
     """Runs, writes `validate.json`, `.md`, `.svg` and `.png` under `out`, and prints the table or the JSON."""
     errors = Console(stderr=True)
     start = time.perf_counter()
@@ -40,7 +40,14 @@ def main(settings: _sweep.Settings, *, channels: bool, out: Path, as_json: bool)
                     errors.print(f"{stage} ...", highlight=False)
             bars.update(tasks[stage], completed=done, total=total)
 
-        result = _channels.run_channels(settings.seed, progress) if channels else _sweep.run(settings, progress)
+        if channels:  # imported here: the channels need no model, and models take seconds to import
+            from gmijax.validation._channels import run_channels
+
+            result = run_channels(settings.seed, progress)
+        else:
+            from gmijax.validation._sweep import run
+
+            result = run(settings, progress)
     result["seconds"] = round(time.perf_counter() - start, 1)
     tables = channel_rows(result) if channels else sweep_rows(result)
     figure = channel_figure(result) if channels else sweep_figure(result)

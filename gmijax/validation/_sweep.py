@@ -2,46 +2,21 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from flax import nnx
 
 from gmijax import bounds, distances, scoring, sensitivity
 from gmijax.validation._decoder import Decoder, load_decoder
 from gmijax.validation._laws import FAMILIES, Law, laws, shift
 from gmijax.validation._measure import Scored, information_at, measure_rates
+from gmijax.validation._settings import Settings
 from gmijax.validation._texts import Texts, file_texts, grammar_texts
 
 SPACE = "soft tokens"
 Progress = Callable[[str, int, int], None]
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What a run is asked for.
-
-    Attributes:
-      quick: 16 texts and three strengths a law instead of 36 and six.
-      decoder: checkpoint folder or GGUF file; the packaged SmolLM2 if None.
-      sentences: a text file, or "shipped" for the packaged one; the grammar if None.
-      texts: how many sentences of the file are used.
-      seed: of all randomness.
-      memory_budget: bytes for a step of the scoring beside the weights.
-    """
-
-    quick: bool = False
-    decoder: Path | None = None
-    sentences: Path | str | None = None
-    texts: int = 12
-    seed: int = 0
-    memory_budget: int = 2**30
-
-    @property
-    def draws(self) -> int:
-        """Soft-token blocks a text under a random law."""
-        return 1 if self.sentences else 2 if self.quick else 5
 
 
 def run(settings: Settings, progress: Progress) -> dict[str, Any]:
@@ -126,9 +101,11 @@ def _sensitivity(
     targets = np.where(np.arange(len(carried)) % 2 == 0, carried, others)
     progress("gradients", 0, 1)
 
-    def score(z, y, soft_mask, target_mask):
+    graph, state = nnx.split(decoder.model)
+
+    def score(state, z, y, soft_mask, target_mask):
         return scoring.log_likelihoods(
-            decoder.model,
+            nnx.merge(graph, state),
             y,
             head_ids=decoder.head_ids,
             soft_tokens=z,
@@ -137,7 +114,7 @@ def _sensitivity(
             target_mask=target_mask,
         )
 
-    norms = sensitivity.gradient_norms(score, points, ids[targets], mask[carried], mask[targets], batch_size=16)
+    norms = sensitivity.gradient_norms(score, points, ids[targets], mask[carried], mask[targets], operands=state)
     progress("gradients", 1, 1)
     index = sensitivity.lipschitz_index(norms)
     return {name: float(getattr(index, name)) for name in ("value", "maximum", "mean")} | {

@@ -73,7 +73,7 @@ def sweep_rows(result: dict[str, Any]) -> Tables:
         ),
         (
             "The measured change of I(s) beside the bounds (nats)",
-            "B6 brackets the change over inputs and B3 bounds it, both from scores alone; B1, B2 and the paper's use the "
+            "B6 brackets the change over inputs and B3 bounds it, from scores alone; B1, B2 and the paper's use the "
             f"sampled Lipschitz index {index['value']:.2f}, so they are indices, not bounds.",
             [
                 "modal law",
