@@ -76,7 +76,7 @@ def score_shift(
     text, own_text = _table(scores_text, messages_text, "scores_text")
     modal, own_modal = _table(scores_modal, messages_modal, "scores_modal")
     shares = [np.bincount(own, minlength=len(text)) / len(own) for own in (own_text, own_modal)]
-    if text.shape[0] != modal.shape[0] or not np.allclose(*shares):
+    if text.shape[0] != modal.shape[0] or not np.allclose(shares[0], shares[1]):
         raise ValueError("the two laws must give the same messages the same shares: the bound assumes one law of Y")
     prior = shares[0]
     if over == "messages":

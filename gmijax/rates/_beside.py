@@ -48,7 +48,7 @@ class ZeroTest:
 def _curve(scores: Array, pairing: Pairing, scales: Array) -> RateCurve:
     tiles, ones = dense_tiles(scores), jnp.ones((scores.shape[1],), scores.dtype)
     ends = extremes(tiles, pairing, scores.dtype)
-    count = plain_sums(tiles, pairing, ends.top, ones).count
+    count = plain_sums(tiles, pairing, ends.top, ones).number
 
     def at(scale):
         rows, _, _ = row_rates(tiles, pairing, ends, jnp.full((scores.shape[0],), scale), count)
@@ -104,7 +104,7 @@ def _zero_test(scores: Array, pairing: Pairing, *, draws: int, key: Array) -> Ze
         return jnp.mean(scores[rows, pairing.positives[order]] - ends.top)
 
     null = lax.map(permuted, permutations_within(groups, draws, key=key))
-    baseline = jnp.mean(plain.first / plain.count)
+    baseline = jnp.mean(plain.first / plain.number)
     return ZeroTest(relative - baseline, permutation_p_value(relative, null), null - baseline)
 
 

@@ -122,17 +122,17 @@ def _bootstrap(scores, pairing, index, *, draws, units, include, key):
     tiles, ones = dense_tiles(scores), jnp.ones((scores.shape[1],), scores.dtype)
     ends = extremes(tiles, pairing, dtype)
     plain = plain_sums(tiles, pairing, ends.top, ones)
-    gap, first = ends.positive - ends.top, plain.first / plain.count
+    gap, first = ends.positive - ends.top, plain.first / plain.number
 
     def curve(scale: Array) -> Curve:
         rows = jnp.full((n,), scale)
         moments = tilted_moments(tiles, pairing, ends.top, rows)
-        parts = curve_of(moments, gap, rows, plain.count)
+        parts = curve_of(moments, gap, rows, plain.number)
         return Curve(*(jnp.mean(part) for part in parts))
 
     curve_of = include_curve if include else exclude_curve
-    flat = Moments(jnp.log(plain.count), first, jnp.maximum(plain.second / plain.count - first**2, 0))
-    at_zero = Curve(*(jnp.mean(part) for part in curve_of(flat, gap, jnp.zeros((n,), dtype), plain.count)))
+    flat = Moments(jnp.log(plain.number), first, jnp.maximum(plain.second / plain.number - first**2, 0))
+    at_zero = Curve(*(jnp.mean(part) for part in curve_of(flat, gap, jnp.zeros((n,), dtype), plain.number)))
     solution = maximise_scale(curve, at_zero, jnp.mean(jnp.minimum(gap, 0) if include else gap))
     centre = solution.scale
     plug_in = curve(centre).value

@@ -5,12 +5,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from numpy.typing import ArrayLike
 
 
 def is_concrete(*arrays: Any) -> bool:
     """Whether every array's values can be looked at."""
-    return not any(isinstance(array, jax.core.Tracer) for array in arrays)
+    return not any(isinstance(array, Tracer) for array in arrays)
 
 
 def check_scores(scores: ArrayLike, name: str = "scores") -> jax.Array:

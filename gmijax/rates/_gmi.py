@@ -93,8 +93,8 @@ def row_rates(
     fewer = count - 1
     jackknife = exclude - fewer * jnp.log1p(-1 / count) + fewer / count * share.log_rest
     # At s = 0 every term is 0; rounding would leave a little, with no standard error to show for it.
-    terms = (jnp.where(scale > 0, term, 0) for term in (exclude, include, jackknife))
-    rows = RowRates(*terms, 1 / share.concentration)
+    exclude, include, jackknife = (jnp.where(scale > 0, term, 0) for term in (exclude, include, jackknife))
+    rows = RowRates(exclude, include, jackknife, 1 / share.concentration)
     at_positive = jnp.zeros_like(share.include_excess).at[pairing.positives]
     include_excess = share.include_excess + at_positive.add(jax.nn.sigmoid(-beside) - 1 / (count + 1))
     return rows, share.exclude_excess, include_excess
@@ -146,7 +146,7 @@ def estimate(
     ends = ends._replace(top=lax.stop_gradient(ends.top))
     gap = ends.positive - ends.top
     plain = plain_sums(frozen, pairing, ends.top, multiplicity)
-    count, first = plain.count, plain.first / plain.count
+    count, first = plain.number, plain.first / plain.number
     still = lax.stop_gradient(gap)
     at_zero = Moments(jnp.log(count), first, jnp.maximum(plain.second / count - first**2, 0))
 
@@ -257,7 +257,7 @@ def _estimate_blockwise(
     level,
 ):
     return estimate(
-        callable_tiles(score_block, operands, *shape, block), pairing, multiplicity, clusters, fixed_scale,
+        callable_tiles(score_block, operands, shape[0], shape[1], block), pairing, multiplicity, clusters, fixed_scale,
         method=method, cross_fit=cross_fit, level=level,
     )  # fmt: skip
 

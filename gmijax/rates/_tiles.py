@@ -156,12 +156,12 @@ def extremes(tiles: Tiles, pairing: Pairing, dtype) -> Extremes:
 class Plain(NamedTuple):
     """Sums of d = score - top without exponentials.
 
-    Over a row's alternatives: `count`, `first` = sum d, `second` = sum d^2 (n,). Over the columns that are positives
+    Over a row's alternatives: `number`, `first` = sum d, `second` = sum d^2 (n,). Over the columns that are positives
     of its context, with multiplicity: `pairs`, `pair_first`, `pair_second` (n,). Over the rows of a column's
     context: `column_pairs`, `column_first` (m,).
     """
 
-    count: Array
+    number: Array
     first: Array
     second: Array
     pairs: Array

@@ -29,7 +29,7 @@ def known_channels() -> dict[str, channels.Channel]:
         "4-PAM 10 dB, variance 2.5 times": channels.Modulation(2, 10.0, variance_ratio_hat=2.5, quadrature=False),
         "labels, calibrated": channels.GaussianLabels(MEANS, PRIORS),
         "labels, temperature 3": channels.GaussianLabels(MEANS, PRIORS, temperature=3.0),
-        "labels, one biased by 2": channels.GaussianLabels(MEANS, PRIORS, bias=[0.0, 2.0, 0.0]),
+        "labels, one biased by 2": channels.GaussianLabels(MEANS, PRIORS, bias=np.array([0.0, 2.0, 0.0])),
     }
 
 
@@ -50,7 +50,7 @@ def run_channels(seed: int, progress: Callable[[str, int, int], None]) -> dict[s
         x, y = channel.sample(jax.random.fold_in(jax.random.key(seed), k), ROWS)
         scores = np.asarray(channel.score_matrix(jnp.asarray(np.asarray(x)), jnp.asarray(np.asarray(y))), np.float32)
         rate, truth = rates.gmi(scores), channel.rates()
-        record = estimate(rate.value, rate.standard_error, scale=rate.scale, ess=rate.alternatives.ess)
+        record = estimate(rate.value, rate.standard_error, scale=rate.scale)
         records.append(
             {
                 "channel": name,
@@ -75,7 +75,7 @@ def _shifts(progress: Callable[[str, int, int], None]) -> list[dict[str, Any]]:
     before = text.rates()
     # log softmax of logits that are linear in z: the slope is m_k less a mean of the m's, at most their range.
     slope = sensitivity.LipschitzConstant(float(np.ptp(MEANS)), "certified", "z")
-    records, steps = [], (0.1, 0.3, 0.6, 1.0, 1.5)
+    records, one, steps = [], np.ones(1), (0.1, 0.3, 0.6, 1.0, 1.5)
     for k, step in enumerate(steps):
         progress("shifts", k, len(steps))
         modal = channels.GaussianLabels(MEANS + step, PRIORS, means_hat=MEANS)
@@ -83,7 +83,7 @@ def _shifts(progress: Callable[[str, int, int], None]) -> list[dict[str, Any]]:
         largest = max(before.gmi_messages_scale, after.gmi_messages_scale)
         moved = distances.W1(step, 0, 0, given="(c, y)", space="z")
         bound = bounds.messages(largest, slope, moved)
-        at_one = float(modal.curve([1.0], "messages")[0] - text.curve([1.0], "messages")[0])
+        at_one = float(modal.curve(one, "messages")[0] - text.curve(one, "messages")[0])
         records.append(
             {
                 "shift": step,

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
-from gmijax import checkpoints
+from gmijax import checkpoints, models
 from gmijax.models import Llama
 
 REQUEST = "Repeat exactly what follows.\n\n"
@@ -40,10 +40,10 @@ def load_decoder(path: Path | None) -> Decoder:
     if not Path(source).exists():
         raise FileNotFoundError(f"--decoder {source} does not exist; give a checkpoint folder or a .gguf file")
     tokenizer = checkpoints.load_tokenizer(source)
-    model = checkpoints.load_model(source, dtype=jnp.float32)
+    model = models.load(source, dtype=jnp.float32)
     if getattr(tokenizer, "chat_template", None):
         turn = [{"role": "user", "content": REQUEST + _MARK}]
-        text = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+        text = str(tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True))
     else:
         text = f"{tokenizer.bos_token or ''}{REQUEST}{_MARK}\n\n"
     head, tail = text.split(_MARK)

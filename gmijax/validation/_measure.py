@@ -43,6 +43,13 @@ def estimate(value: Any, standard_error: Any, **others: Any) -> dict[str, Any]:
     return record | {name: value if isinstance(value, bool) else float(value) for name, value in others.items()}
 
 
+def _alternatives(rate: rates.Rate) -> dict[str, float]:
+    """The diagnostics of sampled alternatives that THEORY.md, section 5, asks to be reported."""
+    if rate.alternatives is None:
+        return {}
+    return {name: float(getattr(rate.alternatives, name)) for name in ("ess", "margin", "log_alternatives")}
+
+
 def measure_rates(law: Scored) -> dict[str, Any]:
     """GMI in both directions and the LM rate of one law.
 
@@ -61,10 +68,8 @@ def measure_rates(law: Scored) -> dict[str, Any]:
                 at_one=rate.at_one,
                 zero_test=rate.zero_test,
                 p_value=rate.p_value,
-                ess=rate.alternatives.ess,
-                margin=rate.alternatives.margin,
-                log_alternatives=rate.alternatives.log_alternatives,
                 saturated=bool(rate.saturated),
+                **_alternatives(rate),
             )
             for name, rate in (("gmi_inputs", over_inputs), ("gmi_messages", over_messages))
         }
