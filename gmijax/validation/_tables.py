@@ -68,7 +68,7 @@ def sweep_rows(result: dict[str, Any]) -> Tables:
         (
             f"What a shift of the soft tokens costs ({result['decoder']}, nats)",
             f"{known} Intervals: 95 %, over the draws of a random law. dI: of I(s) over inputs, s in the next table.",
-            ["modal law", "W1 | y", "GMI inputs", "GMI messages", "LM rate", "dI(s)", "direct", "competition"],
+            ["modal law", "W1 given y", "GMI inputs", "GMI messages", "LM rate", "dI(s)", "direct", "competition"],
             costs,
         ),
         (
@@ -86,7 +86,7 @@ def sweep_rows(result: dict[str, Any]) -> Tables:
                 "dI messages",
                 "B3 exact",
                 "B1",
-                "cap on |dGMI|",
+                "cap on dGMI",
             ],
             limits,
         ),

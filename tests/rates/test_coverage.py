@@ -68,7 +68,7 @@ def test_bootstrap_intervals_cover(sample, truth):
 
 
 def test_label_intervals_cover():
-    channel = channels.GaussianLabels([-2.0, 0.0, 1.5], [0.5, 0.3, 0.2], temperature=2.0)
+    channel = channels.GaussianLabels(np.array([-2.0, 0.0, 1.5]), np.array([0.5, 0.3, 0.2]), temperature=2.0)
     truth = channel.rates()
     means, weights = jnp.asarray([-2.0, 0.0, 1.5]), jnp.asarray([0.5, 0.3, 0.2])
 
@@ -110,15 +110,15 @@ CHANNELS = {
     "bsc": channels.BinarySymmetric(0.1, 0.2, 0.2),
     "z": channels.z_channel(0.3, 0.1),
     "dmc": channels.DiscreteMemoryless(
-        [0.3, 0.3, 0.4],
-        [[0.7, 0.1, 0.2], [0.2, 0.6, 0.2], [0.2, 0.1, 0.7]],
-        [[1.5, -0.1, 0.7], [-0.5, 1.3, -0.4], [-0.6, 0.6, 1.3]],
+        np.array([0.3, 0.3, 0.4]),
+        np.array([[0.7, 0.1, 0.2], [0.2, 0.6, 0.2], [0.2, 0.1, 0.7]]),
+        np.array([[1.5, -0.1, 0.7], [-0.5, 1.3, -0.4], [-0.6, 0.6, 1.3]]),
     ),
     "scalar gaussian": channels.ScalarGaussian(1.0, 4.0, channels.Noise("gaussian", 1.0), 0.5, 1.0),
     "laplace": channels.ScalarGaussian(1.0, 1.0, channels.Noise("laplace", 1.0), 1.0, 1.0),
     "vector gaussian": channels.coordinates(2, 1, decay=0.0, scale=2.0, variance=0.5),
     "pam symbols": channels.Modulation(2, 10.0, variance_ratio_hat=2.5, quadrature=False),
-    "labels": channels.GaussianLabels([-1.0, 1.0], [0.5, 0.5], bias=[0.0, 2.0]),
+    "labels": channels.GaussianLabels(np.array([-1.0, 1.0]), np.array([0.5, 0.5]), bias=np.array([0.0, 2.0])),
 }
 
 

@@ -120,7 +120,7 @@ def test_clusters_sum_influences_and_columns_without_rows_count(x64):
     np.testing.assert_allclose(grouped.influence, np.asarray(alone.influence).reshape(12, 4).mean(1), atol=1e-12)
 
 
-@pytest.mark.parametrize("shape", [(31, 31), (17, 40), (1024, 17)])
+@pytest.mark.parametrize("shape", [(17, 40), pytest.param((1024, 17), marks=pytest.mark.slow)])
 def test_blockwise_is_the_same_estimate(shape):
     rows, columns = shape
     rng = np.random.default_rng(3)
@@ -248,6 +248,7 @@ def test_gradient_is_that_of_the_envelope(x64):
         np.testing.assert_allclose(gradient[i, j], central, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_sharded_rows_give_the_same_numbers():
     devices = jax.devices()
     mesh = jax.make_mesh((len(devices),), ("rows",), axis_types=(jax.sharding.AxisType.Auto,))
@@ -256,6 +257,7 @@ def test_sharded_rows_give_the_same_numbers():
     np.testing.assert_allclose(rates.gmi(sharded).value, rates.gmi(scores).value, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_permutation_z_is_the_permutation_distribution(x64):
     rng = np.random.default_rng(5)
     scores, contexts = rng.normal(size=(40, 40)), np.arange(40) % 3
@@ -325,7 +327,7 @@ def test_bad_input_is_named(scores, options, message):
 
 
 def test_paired_difference_needs_the_same_rows():
-    a, b = rates.gmi(gaussian_scores(20)), rates.gmi(gaussian_scores(24))
+    a, b = rates.gmi(gaussian_scores(20), scale=1.0), rates.gmi(gaussian_scores(24), scale=1.0)
     with pytest.raises(ValueError, match="24 resampling units and before 20"):
         rates.difference(b, a)
     same = rates.difference(a, a)

@@ -209,6 +209,7 @@ def test_bootstrap_equals_a_newton_solve_of_every_replicate(method, grouped):
         np.testing.assert_allclose(boot.draws[k], newton_replicate(scores, weights[k], method, allowed), atol=2e-6)
 
 
+@pytest.mark.slow
 def test_bootstrap_and_influence_function_agree():
     scores = gaussian_scores(400)
     rate = rates.gmi(scores)
