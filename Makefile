@@ -31,7 +31,7 @@ lint: $(VENV)/.stamp
 	$(BIN)/ruff format --check .
 
 types: $(VENV)/.stamp
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 bench: $(VENV)/.stamp
 	$(BIN)/python benchmarks/rates.py
