@@ -1,6 +1,6 @@
 """Intervals, resampling and permutation tests, for every estimator above this floor."""
 
-from gmijax.stats._intervals import Interval, basic_interval, influence_standard_error, normal_interval
+from gmijax.stats._intervals import Interval, influence_standard_error, normal_interval
 from gmijax.stats._resampling import (
     exponential_weights,
     permutation_p_value,
@@ -10,7 +10,6 @@ from gmijax.stats._resampling import (
 
 __all__ = [
     "Interval",
-    "basic_interval",
     "exponential_weights",
     "influence_standard_error",
     "normal_interval",

@@ -51,24 +51,3 @@ def influence_standard_error(
     mean = jnp.zeros_like(influence).at[..., strata].add(influence)[..., strata] / count
     correction = count / jnp.maximum(count - 1, 1)
     return jnp.sqrt(jnp.sum(correction * jnp.square(influence - mean), axis=-1)) / units
-
-
-def basic_interval(value: Array, draws: Float[Array, "draws ..."], plug_in: Array, *, level: float = 0.95) -> Interval:
-    """The basic (reflected) bootstrap interval around an estimate that is not the plug-in one.
-
-    Draws scatter around the plug-in estimate with a second copy of its bias (PROOFS part iii), so raw percentiles
-    are shifted; reflecting the deviations around a bias-corrected value is not.
-
-    Args:
-      value: the estimate to put the interval around, shape (...).
-      draws: bootstrap replicates of the plug-in estimate, shape (draws, ...).
-      plug_in: the plug-in estimate on the sample itself, shape (...).
-      level: the coverage asked for, in (0, 1).
-
-    Returns:
-      [value - q_hi, value - q_lo] of the quantiles of draws - plug_in, shape (...).
-    """
-    deviations = draws - plug_in[None]
-    tail = 0.5 * (1.0 - level)
-    low, high = jnp.quantile(deviations, jnp.asarray([tail, 1.0 - tail], draws.dtype), axis=0)
-    return Interval(value - high, value - low)

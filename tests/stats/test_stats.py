@@ -52,12 +52,6 @@ def test_normal_interval_has_its_level():
     np.testing.assert_allclose(interval, [1 - 2 * 1.959964, 1 + 2 * 1.959964], rtol=1e-6)
 
 
-def test_basic_interval_reflects_and_recentres():
-    draws = jnp.linspace(0.0, 1.0, 1001) ** 2  # skewed
-    interval = stats.basic_interval(jnp.asarray(10.0), draws, jnp.asarray(0.25), level=0.9)
-    np.testing.assert_allclose(interval, [10 - (0.95**2 - 0.25), 10 - (0.05**2 - 0.25)], rtol=1e-5)
-
-
 def test_exponential_weights_have_unit_mean_and_variance():
     weights = np.asarray(stats.exponential_weights(200, 500, key=jax.random.key(0)))
     assert weights.min() > 0
