@@ -174,7 +174,8 @@ def estimate(
         fitted = solve(folds / jnp.sum(folds, axis=1, keepdims=True), None)
         whole = solve(jnp.full((1, n), 1 / n, dtype), jnp.mean(fitted.scale)[None])
         scale, converged = whole.scale[0], whole.converged[0] & jnp.all(fitted.converged)
-        fold_scales = fitted.scale[::-1]  # each fold is evaluated at the other's scale
+        # Each fold is evaluated at the other's scale; a separable fold has none to give, and the sample's stands in.
+        fold_scales = jnp.where(jnp.isinf(fitted.scale), scale, fitted.scale)[::-1]
         row_scale = jnp.where(second, fold_scales[1], fold_scales[0])
     else:
         whole = solve(jnp.full((1, n), 1 / n, dtype), None)

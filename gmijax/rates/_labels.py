@@ -101,7 +101,8 @@ def _gmi_labels(scores, labels, log_prior, fixed_scale, *, estimated, cross_fit,
         if cross_fit:
             second, weights = _folds(labels, dtype)
             fitted = solve(weights)
-            fold_scales, converged = fitted.scale[::-1], converged & jnp.all(fitted.converged)
+            fold_scales = jnp.where(jnp.isinf(fitted.scale), scale, fitted.scale)[::-1]
+            converged &= jnp.all(fitted.converged)
             row_scale = jnp.where(second, fold_scales[1], fold_scales[0])
 
     def evaluate(scale_by_row):

@@ -199,6 +199,18 @@ def test_separable_scores_report_the_limit_and_say_so(x64):
     np.testing.assert_allclose(tied.value, (5 * np.log(3) + np.log(6)) / 6, atol=1e-12)
 
 
+def test_one_separable_fold_costs_nothing_infinite():
+    scores = np.where(np.eye(12), 4.0, 0.0)
+    scores[3, 3] = -1.0  # one row of the second fold is wrong, so the first has no finite scale of its own
+    rate = rates.gmi(scores, method="include")
+    assert np.isfinite(rate.scale)
+    assert -10 < rate.value <= np.log(12)
+    labels = np.arange(12) % 3
+    table = np.where(np.eye(3)[labels] > 0, 4.0, 0.0)
+    table[4, labels[4]] = -1.0
+    assert -10 < rates.gmi_labels(table, labels).value <= np.log(3)
+
+
 def test_scores_that_say_nothing(x64):
     rate = rates.gmi(np.zeros((12, 12)))
     assert rate.value == pytest.approx(0, abs=1e-12)
