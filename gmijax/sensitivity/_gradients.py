@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -20,12 +20,19 @@ class LipschitzConstant:
       value: nats a unit of the representations.
       kind: "certified" (an upper bound everywhere), "searched" (a lower estimate) or "sampled" (a percentile). Only a
         certified constant makes a bound; with the others the same formula is an index.
-      space: the representations' space.
+      space: the representations' space (model, hook point, pooling, width); bounds refuse to combine two.
+
+    Raises:
+      ValueError: for another kind.
     """
 
     value: float
     kind: Kind
     space: str
+
+    def __post_init__(self):
+        if self.kind not in get_args(Kind):
+            raise ValueError(f"kind must be one of {', '.join(map(repr, get_args(Kind)))}, got {self.kind!r}")
 
 
 @dataclass(frozen=True)
@@ -38,6 +45,7 @@ class LipschitzIndex:
       mean: their mean.
       quantile: which quantile `value` is.
       n: number of norms.
+      kind: always "sampled".
     """
 
     value: float
@@ -45,6 +53,11 @@ class LipschitzIndex:
     mean: float
     quantile: float
     n: int
+    kind: Literal["sampled"] = "sampled"
+
+    def constant(self, space: str) -> LipschitzConstant:
+        """What bounds ask for: `value` as a sampled slope, so that they return indices."""
+        return LipschitzConstant(self.value, self.kind, space)
 
 
 def gradient_norms(
@@ -72,8 +85,10 @@ def gradient_norms(
       Norms in nats a unit of the points, shape (n,) or by token.
 
     Raises:
-      ValueError: if there are no points, or an argument has another leading axis.
+      ValueError: if there are no points, an argument has another leading axis, or `batch_size` is below 1.
     """
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     array, others = np.asarray(points), [np.asarray(argument) for argument in args]
     count = len(array)
     if not count:
@@ -87,6 +102,7 @@ def gradient_norms(
     for start in range(0, count, batch):
         index = np.minimum(np.arange(start, start + batch), count - 1)
         gradient = slope(jnp.asarray(array[index]), operands, *(jnp.asarray(other[index]) for other in others))
+        gradient = gradient.astype(jnp.promote_types(gradient.dtype, jnp.float32))  # squares of bfloat16 lose most
         axes = -1 if per_token else tuple(range(1, gradient.ndim))
         norms.append(np.asarray(jnp.sqrt(jnp.sum(gradient**2, axis=axes)))[: min(batch, count - start)])
     return np.concatenate(norms)
@@ -103,8 +119,10 @@ def lipschitz_index(norms: ArrayLike, *, quantile: float = 0.95) -> LipschitzInd
       The percentile beside the largest and the mean norm.
 
     Raises:
-      ValueError: if there are no norms or one is not finite.
+      ValueError: if there are no norms, one is not finite, or `quantile` is outside (0, 1].
     """
+    if not 0 < quantile <= 1:
+        raise ValueError(f"quantile must lie in (0, 1], got {quantile}")
     array = np.asarray(norms, np.float64)
     if not array.size or not np.isfinite(array).all():
         raise ValueError("norms must be a non-empty array of finite values")

@@ -149,8 +149,8 @@ def _compare(
     given_y = distances.W1(float(moved.mean()), len(flat_modal), len(flat_text), given="(c, y)", space=SPACE)
     given_c = distances.w1(flat_text, flat_modal, given="c", space=SPACE)
     farthest = distances.w_inf(flat_text, flat_modal)
-    width = distances.diameter(np.concatenate([flat_text, flat_modal]))
-    slope = sensitivity.LipschitzConstant(index["value"], "sampled", SPACE)
+    width = distances.diameter(flat_text, flat_modal)
+    slope = sensitivity.LipschitzConstant(index["value"], index["kind"], SPACE)
 
     atoms = np.arange(len(text.scores))
     b1 = bounds.messages(message_scale, slope, given_y)

@@ -1,9 +1,7 @@
-"""Exact transport: shifts, brute force, orderings, and the line."""
+"""Exact transport in any dimension: shifts, brute force, linear programs, orderings."""
 
 import itertools
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given
@@ -13,54 +11,88 @@ from scipy.stats import wasserstein_distance
 from gmijax import distances
 
 
+def w1(x, y, **weights):
+    return distances.w1(x, y, given="c", space="z", **weights).value
+
+
 def test_shifted_copies_are_as_far_as_the_shift():
     x = np.random.default_rng(0).normal(size=(10, 3, 4))
     shift = np.zeros((3, 4))
     shift[1, 2] = 0.7
-    assert distances.w1(x, x + shift, given="c", space="z").value == pytest.approx(0.7)
+    distance = distances.w1(x, x + shift, given="c", space="z")
+    assert distance.value == pytest.approx(0.7)
+    assert (distance.n, distance.m, distance.given, distance.space) == (10, 10, "c", "z")
     assert distances.w_inf(x, x + shift) == pytest.approx(0.7)
-    assert distances.w1(x, x, given="c", space="z").value == 0
+    assert w1(x, x) == 0
 
 
 def test_against_all_matchings():
     rng = np.random.default_rng(1)
-    x, y = rng.normal(size=(5, 2)), rng.normal(size=(5, 2)) + 1
-    costs = [np.linalg.norm(x - y[list(order)], axis=1) for order in itertools.permutations(range(5))]
-    assert distances.w1(x, y, given="c", space="z").value == pytest.approx(min(c.mean() for c in costs))
-    assert distances.w_inf(x, y) == pytest.approx(min(c.max() for c in costs))
+    for _ in range(5):
+        x, y = rng.normal(size=(5, 2)), rng.normal(size=(5, 2)) + 1
+        costs = [np.linalg.norm(x - y[list(order)], axis=1) for order in itertools.permutations(range(5))]
+        assert w1(x, y) == pytest.approx(min(c.mean() for c in costs))
+        assert distances.w_inf(x, y) == pytest.approx(min(c.max() for c in costs))
 
 
 def test_atoms_that_split():
     x, y = np.array([[0.0], [4.0]]), np.array([[0.0], [1.0], [4.0], [4.0]])
-    assert distances.w1(x, y, given="c", space="z").value == pytest.approx(0.25)
-    assert distances.diameter(np.concatenate([x, y])) == 4.0
+    assert w1(x, y) == w1(y, x) == pytest.approx(0.25)
+    assert distances.w_inf(x, y) == distances.w_inf(y, x) == 1.0
+
+
+def test_the_linear_program_agrees_with_the_matching():
+    rng = np.random.default_rng(2)
+    x, y = rng.normal(size=(6, 3)), rng.normal(size=(4, 3))
+    assert w1(x, y) == pytest.approx(w1(np.repeat(x, 2, axis=0), np.repeat(y, 3, axis=0)), abs=1e-9)
+    counts = np.array([1, 0, 2, 1, 1, 3])
+    expected = w1(np.repeat(x, counts, axis=0), np.repeat(y, 2, axis=0))
+    assert w1(x, y, weights_x=counts) == pytest.approx(expected, abs=1e-9)
+    masses_x, masses_y = rng.dirichlet(np.ones(6)), rng.dirichlet(np.ones(4))
+    line = w1(x[:, :1], y[:, :1], weights_x=masses_x, weights_y=masses_y)
+    assert line == pytest.approx(wasserstein_distance(x[:, 0], y[:, 0], masses_x, masses_y), abs=1e-9)
 
 
 @given(st.integers(0, 10_000))
-def test_the_line(seed):
-    rng = np.random.default_rng(seed)
-    x, y = rng.normal(size=6), rng.normal(size=4) * 2
-    with jax.enable_x64(True):
-        first = float(distances.w1_line(jnp.asarray(x), jnp.asarray(y)))
-        second = float(distances.w2_line(jnp.asarray(x), jnp.asarray(y)))
-        largest = float(distances.w_inf_line(jnp.asarray(x), jnp.asarray(y)))
-    assert first == pytest.approx(wasserstein_distance(x, y), abs=1e-12)
-    assert first <= second + 1e-12
-    assert second <= largest + 1e-12
-    repeated = distances.w_inf(np.repeat(x, 2)[:, None], np.repeat(y, 3)[:, None])
-    assert largest == pytest.approx(repeated, abs=1e-12)
+def test_metrics_and_their_order(seed):
+    x, y, z = np.random.default_rng(seed).normal(size=(3, 6, 2))
+    for distance in (w1, distances.w_inf):
+        assert distance(x, y) == pytest.approx(distance(y, x))
+        assert distance(x, z) <= distance(x, y) + distance(y, z) + 1e-12
+        assert distance(x, x[::-1]) == pytest.approx(0, abs=1e-12)
+    assert w1(x, y) <= distances.w_inf(x, y) + 1e-12
+    assert distances.w_inf(x, y) <= distances.diameter(x, y)
+    assert np.linalg.norm(x.mean(0) - y.mean(0)) <= w1(x, y) + 1e-12
+
+
+def test_diameter_over_blocks():
+    x = np.random.default_rng(3).normal(size=(2500, 2))
+    x[[7, 2400]] = [[-50.0, 0.0], [50.0, 0.0]]
+    assert distances.diameter(x) == pytest.approx(100.0)
+    assert distances.diameter(x[:2000], x[2000:]) == pytest.approx(100.0)
+    assert distances.diameter(x[:1]) == 0
 
 
 @pytest.mark.parametrize(
     ("x", "y", "message"),
     [
-        (np.ones((3, 2)), np.ones((2, 2)), "must divide"),
         (np.ones((2, 2)), np.ones((2, 3)), "not one space"),
         (np.full((2, 2), np.nan), np.ones((2, 2)), "NaN"),
         (np.ones((0, 2)), np.ones((2, 2)), "x must hold points"),
         (np.ones((5000, 1)), np.ones((5000, 1)), "subsample"),
+        (np.ones((300, 1)), np.ones((299, 1)), "300 x 299 pairs"),
     ],
 )
-def test_bad_input_is_named(x, y, message):
+def test_bad_points_are_named(x, y, message):
     with pytest.raises(ValueError, match=message):
-        distances.w1(x, y, given="c", space="z")
+        w1(x, y)
+
+
+def test_bad_weights_and_counts_are_named():
+    points = np.ones((3, 2))
+    with pytest.raises(ValueError, match=r"weights_x must have one weight a point, shape \(3,\), got \(2,\)"):
+        w1(points, points, weights_x=[1, 1])
+    with pytest.raises(ValueError, match="weights_y must be finite and >= 0"):
+        w1(points, points, weights_y=[1, -1, 1])
+    with pytest.raises(ValueError, match="must divide"):
+        distances.w_inf(points, points[:2])
