@@ -71,7 +71,7 @@ def sweep_figure(result: dict[str, Any]) -> "Figure":
         bottom.set_xlabel(f"{family}: {laws[0]['unit']}", fontsize=8)
         paper = [law["bounds"]["paper_log10"] for law in laws]
         note = f"paper's theorem 2 (index): 10^{min(paper):.0f} to 10^{max(paper):.0f}"
-        bottom.annotate(note, (0.03, 0.03), xycoords="axes fraction", color="C3", fontsize=8)
+        bottom.annotate(note, (0.03, 0.74), xycoords="axes fraction", color="C3", fontsize=8)
         bottom.set_ylim(-3, 6)
     axes[0, 0].set_ylabel("nats")
     axes[1, 0].set_ylabel("log10 of nats")
