@@ -1,5 +1,6 @@
 """The command line: `gmijax ...`, thin over the rooms. Heavy imports wait until a command runs."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -50,6 +51,7 @@ def validate(
 
 def main() -> None:
     """Entry point: input that cannot be used ends with one message and exit code 2, without a traceback."""
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # it would advise to install PyTorch
     try:
         app()
     except (ValueError, OSError) as error:

@@ -261,15 +261,6 @@ def test_gradient_is_that_of_the_envelope(x64):
 
 
 @pytest.mark.slow
-def test_sharded_rows_give_the_same_numbers():
-    devices = jax.devices()
-    mesh = jax.make_mesh((len(devices),), ("rows",), axis_types=(jax.sharding.AxisType.Auto,))
-    scores = jnp.asarray(gaussian_scores(64, noise=1.3), jnp.float32)
-    sharded = jax.device_put(scores, jax.NamedSharding(mesh, jax.P("rows")))
-    np.testing.assert_allclose(rates.gmi(sharded).value, rates.gmi(scores).value, rtol=1e-6)
-
-
-@pytest.mark.slow
 def test_permutation_z_is_the_permutation_distribution(x64):
     rng = np.random.default_rng(5)
     scores, contexts = rng.normal(size=(40, 40)), np.arange(40) % 3
