@@ -1,6 +1,6 @@
 """Beside the estimate: its curve over s, the permutation test of zero, and the paper's own quantity."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import jax
@@ -41,7 +41,7 @@ class ZeroTest:
 
     value: jax.Array
     p_value: jax.Array
-    null: jax.Array
+    null: jax.Array = field(repr=False)
 
 
 @jax.jit

@@ -38,8 +38,8 @@ class Bootstrap:
       level: coverage of `interval`.
     """
 
-    draws: jax.Array
-    scales: jax.Array
+    draws: jax.Array = field(repr=False)
+    scales: jax.Array = field(repr=False)
     plug_in: jax.Array
     standard_error: jax.Array
     interval: Interval

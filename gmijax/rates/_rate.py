@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass, field
 
 import jax
+from jax.core import Tracer
 from jax.scipy.special import ndtr
 
 from gmijax.stats import Interval, influence_standard_error, normal_interval
@@ -70,12 +71,21 @@ class Rate:
     p_value: jax.Array
     saturated: jax.Array
     converged: jax.Array
-    influence: jax.Array
+    influence: jax.Array = field(repr=False)
     alternatives: SampledAlternatives | None
     biases: jax.Array | None
     n: int = field(metadata={"static": True})
     level: float = field(metadata={"static": True})
     method: str = field(metadata={"static": True})
+
+    def __str__(self) -> str:
+        if self.value.ndim or isinstance(self.value, Tracer):
+            return repr(self)
+        trust = "reliable" if self.reliable else "saturated: a lower bound" if self.saturated else "not converged"
+        return (
+            f"{self.method}: {self.value:.4g} nats [{self.interval.lower:.4g}, {self.interval.upper:.4g}] "
+            f"at {self.level:.0%}, s* = {self.scale:.3g}, n = {self.n}, {trust}"
+        )
 
     @property
     def bits(self) -> jax.Array:

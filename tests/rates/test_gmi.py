@@ -336,3 +336,13 @@ def test_paired_difference_needs_the_same_rows():
     same = rates.difference(a, a)
     assert same.value == 0
     assert same.standard_error == 0
+
+
+def test_a_rate_reads_as_one_line_and_hides_its_long_arrays():
+    rate = rates.gmi(gaussian_scores(64, noise=1.3))
+    assert str(rate).startswith(f"jackknife: {float(rate.value):.4g} nats [")
+    assert str(rate).endswith("n = 64, reliable")
+    assert "influence" not in repr(rate)
+    batch = jax.vmap(lambda s: rates.gmi(s))(jnp.stack([gaussian_scores(8, noise=1.3)] * 2))
+    assert str(batch) == repr(batch)
+    assert "n = 2, saturated: a lower bound" in str(rates.gmi(10 * np.eye(2), method="include"))
