@@ -98,6 +98,13 @@ def token_log_likelihoods(
 @partial(jax.jit, static_argnames="graph")
 def _token_log_likelihoods(graph, state, prompt: Prompt, target_ids, target_mask):
     model: Llama = nnx.merge(graph, state)
+    hidden = target_states(model, prompt, target_ids, target_mask)
+    values = model.token_logits(hidden, target_ids) - log_normalisers(model, hidden, _ROWS)
+    return jnp.where(target_mask, values, 0)
+
+
+def target_states(model: Llama, prompt: Prompt, target_ids: jax.Array, target_mask: jax.Array) -> jax.Array:
+    """The states after the final norm that predict each target token, shape (B, length, width)."""
     columns = prompt.mask.shape[1]
     whole = Prompt(
         jnp.concatenate([prompt.embeddings, model.embed_tokens(target_ids[:, :-1])], axis=1),
@@ -111,9 +118,7 @@ def _token_log_likelihoods(graph, state, prompt: Prompt, target_ids, target_mask
         logits=False,
     )
     hidden = output.hidden_states["llm_final"]
-    hidden = jnp.concatenate([prompt.last(hidden)[:, None], hidden[:, columns:]], axis=1)
-    values = model.token_logits(hidden, target_ids) - log_normalisers(model, hidden, _ROWS)
-    return jnp.where(target_mask, values, 0)
+    return jnp.concatenate([prompt.last(hidden)[:, None], hidden[:, columns:]], axis=1)
 
 
 def log_normalisers(model: Llama, hidden: jax.Array, rows: int) -> jax.Array:

@@ -1,6 +1,7 @@
 """Intervals, resampling and permutation tests, for every estimator above this floor."""
 
 from gmijax.stats._intervals import Interval, influence_standard_error, normal_interval
+from gmijax.stats._quantiles import quantile_interval
 from gmijax.stats._resampling import (
     exponential_weights,
     permutation_p_value,
@@ -15,5 +16,6 @@ __all__ = [
     "normal_interval",
     "permutation_p_value",
     "permutations_within",
+    "quantile_interval",
     "split_in_two",
 ]

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from flax import nnx
 
 from gmijax import bounds, distances, scoring, sensitivity
 from gmijax.validation._decoder import Decoder, load_decoder
@@ -101,26 +100,18 @@ def _sensitivity(
     targets = np.where(np.arange(len(carried)) % 2 == 0, carried, others)
     progress("gradients", 0, 1)
 
-    graph, state = nnx.split(decoder.model)
-
-    def score(state, z, y, soft_mask, target_mask):
-        return scoring.log_likelihoods(
-            nnx.merge(graph, state),
-            y,
-            head_ids=decoder.head_ids,
-            soft_tokens=z,
-            tail_ids=decoder.tail_ids,
-            soft_mask=soft_mask,
-            target_mask=target_mask,
-        )
-
-    norms = sensitivity.gradient_norms(score, points, ids[targets], mask[carried], mask[targets], operands=state)
+    score, weights = scoring.soft_token_score(decoder.model, head_ids=decoder.head_ids, tail_ids=decoder.tail_ids)
+    norms = sensitivity.gradient_norms(
+        score, points, ids[targets], mask[carried], mask[targets], operands=weights, mask=mask[carried]
+    )
     progress("gradients", 1, 1)
     index = sensitivity.lipschitz_index(norms)
     return {name: float(getattr(index, name)) for name in ("value", "maximum", "mean")} | {
-        "n": int(index.n),
-        "kind": "sampled",
-        "quantile": 0.95,
+        "lower": float(index.interval.lower),
+        "upper": float(index.interval.upper),
+        "n": index.n,
+        "kind": index.kind,
+        "quantile": index.quantile,
     }
 
 
