@@ -8,7 +8,7 @@ forward-mode and one reverse-mode pass.
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +31,6 @@ from gmijax.sensitivity._samples import (
 )
 
 Logits = Callable[..., jax.Array]
-Tokens = Literal["together", "apart"]
 
 LARGEST_DENSE = 4096
 
@@ -160,7 +159,7 @@ def fisher_quadratic(
     operands: Any = (),
     mask: ArrayLike | None = None,
     batch_size: int = 16,
-    tokens: Tokens = "together",
+    tokens: str = "together",
 ) -> Any:
     """Each sample's u' F u, the Fisher pullback along each direction, exact and by one forward-mode pass a direction.
 
@@ -254,7 +253,7 @@ class FisherPullback:
         mean = total / len(self.samples)
         return mean[0] if single else mean
 
-    def quadratic(self, directions: ArrayLike, *, tokens: Tokens = "together") -> Any:
+    def quadratic(self, directions: ArrayLike, *, tokens: str = "together") -> Any:
         """Each sample's u' F u, shape (n, k); `fisher_quadratic` of these samples."""
         samples = self.samples
         return fisher_quadratic(

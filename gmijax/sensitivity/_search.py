@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ from gmijax.sensitivity._constants import LipschitzConstant
 from gmijax.sensitivity._gradients import Score, gradient_norms, total_score
 from gmijax.sensitivity._samples import Samples, batches, check_samples, is_traced, wide
 
-Region = Literal["ball", "box", "hull"]
+REGIONS = ("ball", "box", "hull")
 
 FIRST = 0.25  # of the region's radius
 SMALLEST = 1e-3  # likewise: an ascent whose steps have shrunk below it has converged
@@ -40,7 +40,7 @@ class SearchedConstant(LipschitzConstant):
 
     point: np.ndarray | None = None
     sample: int = 0
-    region: Region = "ball"
+    region: str = "ball"
     on_boundary: bool | None = None
     converged: bool = False
     path: np.ndarray | None = None
@@ -59,7 +59,7 @@ class _Bounds(NamedTuple):
     corners: Array  # all points, for the hull
 
 
-def _bounds(points: Array, region: Region) -> _Bounds:
+def _bounds(points: Array, region: str) -> _Bounds:
     centre = jnp.mean(points, axis=0)
     distances = jnp.sqrt(jnp.sum(jnp.square(points - centre).reshape(len(points), -1), axis=1))
     corners = points if region == "hull" else points[:1]
@@ -71,7 +71,7 @@ def _lengths(rows: Array) -> Array:
     return jnp.sqrt(jnp.sum(jnp.square(rows), axis=tuple(range(1, rows.ndim)), keepdims=True))
 
 
-def _move(region: Region, bounds: _Bounds, points: Array, direction: Array, size: Array) -> Array:
+def _move(region: str, bounds: _Bounds, points: Array, direction: Array, size: Array) -> Array:
     """Points of the region that lie along a direction, at most `size` away up to the projection."""
     if region == "hull":  # towards the corner that lies farthest along the direction: no projection is needed
         flat = bounds.corners.reshape(len(bounds.corners), -1)
@@ -137,7 +137,7 @@ def searched_slope(
     points: ArrayLike,
     *args: ArrayLike,
     space: str,
-    region: Region = "ball",
+    region: str = "ball",
     starts: int = 16,
     steps: int = 40,
     operands: Any = (),
@@ -176,8 +176,8 @@ def searched_slope(
         are not finite.
     """
     samples = check_samples(points, args, mask, batch_size)
-    if region not in get_args(Region):
-        raise ValueError(f"region must be one of {', '.join(map(repr, get_args(Region)))}, got {region!r}")
+    if region not in REGIONS:
+        raise ValueError(f"region must be one of {', '.join(map(repr, REGIONS))}, got {region!r}")
     if starts < 1 or steps < 1:
         raise ValueError(f"starts and steps must be at least 1, got {starts} and {steps}")
     if is_traced(samples.points, samples.mask, *samples.others):
@@ -219,7 +219,7 @@ def searched_slope(
     )
 
 
-def _on_boundary(point: np.ndarray, bounds: _Bounds, region: Region) -> bool | None:
+def _on_boundary(point: np.ndarray, bounds: _Bounds, region: str) -> bool | None:
     if region == "hull":
         return None
     margin = EDGE * float(bounds.radius)
