@@ -98,25 +98,28 @@ def _ascend(score, operands, points, others, mask, bounds, keys, *, region, step
         return _lengths(wide(gradient)), ascent
 
     def step(carry, count):
-        points, value, ascent, size = carry
+        """Looks at the candidate, keeps it if it is steeper, and proposes the next."""
+        points, value, ascent, candidate, size = carry
+        steeper, onward = climb(candidate)
+        better = steeper > value
+        points = jnp.where(better, candidate, points)
+        value = jnp.where(better, steeper, value)
+        ascent = jnp.where(better, onward, ascent)
+        size = jnp.where(better, jnp.minimum(2 * size, bounds.radius), size / 2)
         length = _lengths(ascent)
         # A piecewise linear score is nowhere curved: there a step goes anywhere.
         noise = jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, count), points.shape[1:]))(keys)
         flat = ~(length > 0)
         direction = jnp.where(flat, noise / _lengths(noise), ascent / jnp.where(flat, 1, length)).astype(points.dtype)
         candidate = _move(region, bounds, points, direction, size.astype(points.dtype))
-        steeper, onward = climb(candidate)
-        better = steeper > value
-        size = jnp.where(better, jnp.minimum(2 * size, bounds.radius), size / 2)
-        points = jnp.where(better, candidate, points)
-        value = jnp.where(better, steeper, value)
-        return (points, value, jnp.where(better, onward, ascent), size), value
+        return (points, value, ascent, candidate, size), value
 
-    value, ascent = climb(points)
-    size = jnp.full(value.shape, FIRST, value.dtype) * bounds.radius.astype(value.dtype)
-    (points, _, _, size), path = lax.scan(step, (points, value, ascent, size), jnp.arange(steps))
-    path = jnp.concatenate([value[None], path]).reshape(steps + 1, -1).T
-    return points, path, size.reshape(-1)
+    shape = (len(points), *(1 for _ in points.shape[1:]))
+    value = jnp.full(shape, -1, jnp.promote_types(points.dtype, jnp.float32))  # below every slope
+    size = FIRST / 2 * bounds.radius.astype(value.dtype) * jnp.ones_like(value)
+    start = (points, value, jnp.zeros_like(points), points, size)
+    (points, _, _, _, size), path = lax.scan(step, start, jnp.arange(steps + 1))
+    return points, path.reshape(steps + 1, -1).T, size.reshape(-1)
 
 
 def _starts(samples: Samples, norms: np.ndarray, starts: int, key: Array) -> tuple[np.ndarray, np.ndarray]:
