@@ -25,6 +25,7 @@ from gmijax.sensitivity._samples import (
     by_sample,
     check_directions,
     check_samples,
+    check_vectors,
     is_traced,
     keep_tokens,
     wide,
@@ -79,8 +80,14 @@ class FisherEigenpairs:
 
 
 def _centred(logits: Array, moves: Array) -> tuple[Array, Array]:
-    """Probabilities over the last axis, and the moves of the logits less their mean under them."""
+    """Probabilities over the last axis, and the moves of the logits less their mean under them.
+
+    Moves are counted from that of the likeliest class: where it has nearly all of the probability, the mean would
+    else cancel it down to rounding.
+    """
     p = jax.nn.softmax(logits, axis=-1)
+    likeliest = jnp.argmax(logits, axis=-1, keepdims=True)
+    moves = moves - jnp.take_along_axis(moves, likeliest, axis=-1)
     return p, moves - jnp.sum(p * moves, axis=-1, keepdims=True)
 
 
@@ -240,10 +247,7 @@ class FisherPullback:
         Raises:
           ValueError: for vectors of another shape or not finite.
         """
-        single = np.ndim(vectors) == len(self.samples.block)
-        array, of_a_token = check_directions(jnp.asarray(vectors)[None] if single else vectors, self.samples.block)
-        if of_a_token:
-            raise ValueError(f"vectors must have shape (m, {', '.join(map(str, self.samples.block))}), whole points")
+        array, single = check_vectors(vectors, self.samples.block)
         moves = jnp.asarray(array)
         total: Any = 0.0
         for batch in batches(self.samples):

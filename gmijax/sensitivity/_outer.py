@@ -22,7 +22,7 @@ from gmijax.sensitivity._fisher import (
     logits_of,
 )
 from gmijax.sensitivity._gradients import Score, gradients
-from gmijax.sensitivity._samples import by_sample, check_directions, check_samples, wide
+from gmijax.sensitivity._samples import by_sample, check_directions, check_samples, check_vectors, wide
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,10 +54,7 @@ class OuterProductFisher:
 
     def product(self, vectors: ArrayLike) -> np.ndarray:
         """The matrix times vectors, shape (*block) or (m, *block)."""
-        single = np.ndim(vectors) == len(self.block)
-        array, of_a_token = check_directions(np.asarray(vectors)[None] if single else vectors, self.block)
-        if of_a_token:
-            raise ValueError(f"vectors must have shape (m, {', '.join(map(str, self.block))}), whole points")
+        array, single = check_vectors(vectors, self.block)
         rows = self._rows
         out = (np.asarray(array, np.float64).reshape(-1, self.size) @ rows.T) @ rows / len(rows)
         return out.reshape(self.block if single else (-1, *self.block))

@@ -126,6 +126,22 @@ def check_directions(directions: ArrayLike, block: tuple[int, ...]) -> tuple[Any
     return array, of_a_token
 
 
+def check_vectors(vectors: ArrayLike, block: tuple[int, ...]) -> tuple[Any, bool]:
+    """Vectors of the shape of points, (m, *block), and whether one was given alone, (*block).
+
+    Raises:
+      ValueError: another shape, or values that are not finite.
+    """
+    array = check_floating(vectors, "vectors")
+    if array.shape not in (block, (*array.shape[:1], *block)) or not array.size:
+        whole = ", ".join(map(str, block))
+        raise ValueError(f"vectors must have the shape of points, ({whole}) or (m, {whole}), got {array.shape}")
+    if not is_traced(array) and not np.isfinite(np.asarray(array)).all():
+        raise ValueError("vectors holds NaN or infinite values")
+    single = array.shape == block
+    return array[None] if single else array, single
+
+
 def batches(samples: Samples) -> Iterator[Batch]:
     """Passes of one shape; a single one, of everything, where a value is traced."""
     count = len(samples)
