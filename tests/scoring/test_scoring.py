@@ -8,6 +8,7 @@ from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gmijax import sensitivity
 from gmijax.models import Llama, LlamaConfig, RopeScaling
 from gmijax.scoring import (
     _generate,
@@ -16,6 +17,8 @@ from gmijax.scoring import (
     log_likelihoods,
     next_token_loss,
     score_matrix,
+    soft_token_logits,
+    soft_token_score,
     token_log_likelihoods,
 )
 
@@ -293,6 +296,108 @@ def test_bad_rows_are_told(model):
         given = {k: np.array(v) if isinstance(v, list) else v for k, v in given.items()}
         with pytest.raises(ValueError, match=message):
             log_likelihoods(model, given.pop("target_ids"), **given)
+
+
+# Differentiable forms
+
+
+SOFT_TARGETS = [(5, 6, 7), (9,), (1, 2)]
+
+
+def test_soft_token_forms_are_the_likelihoods_and_their_logits(model):
+    ids, mask = pad(SOFT_TARGETS)
+    prompt = {"head_ids": HEAD, "tail_ids": TAIL}
+    expected = token_log_likelihoods(model, ids, soft_tokens=soft(), soft_mask=RAGGED, target_mask=mask, **prompt)
+    score, weights = soft_token_score(model, **prompt)
+    np.testing.assert_allclose(score(weights, soft(), ids, RAGGED, mask), expected.sum(1), rtol=1e-6)
+    logits_of, weights = soft_token_logits(model, **prompt)
+    logits = logits_of(weights, soft(), ids, RAGGED, mask)
+    assert (np.asarray(logits)[mask == 0] == 0).all()
+    values = np.take_along_axis(np.asarray(jax.nn.log_softmax(logits)), ids[..., None], axis=-1)[..., 0]
+    np.testing.assert_allclose(np.where(mask, values, 0), expected, atol=1e-5)
+    whole = score(weights, soft(), ids[:, :1])
+    np.testing.assert_allclose(whole, log_likelihoods(model, ids[:, :1], soft_tokens=soft(), **prompt), rtol=1e-6)
+
+
+def test_padded_soft_tokens_have_no_gradient(model):
+    """And the others have that of the sample alone and unpadded."""
+    ids, mask = pad(SOFT_TARGETS)
+    score, weights = soft_token_score(model, head_ids=HEAD, tail_ids=TAIL)
+    padded = sensitivity.gradients(score, soft(), ids, RAGGED, mask, operands=weights)
+    assert (padded[RAGGED == 0] == 0).all()
+    alone = sensitivity.gradients(score, soft()[1:2, :2], ids[1:2, :1], operands=weights)
+    np.testing.assert_allclose(padded[1, :2], alone[0], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_fisher_form_of_a_decoder_against_whole_jacobians(model):
+    ids, mask = pad(SOFT_TARGETS)
+    logits_of, weights = soft_token_logits(model, head_ids=HEAD, tail_ids=TAIL)
+    directions = np.random.default_rng(1).standard_normal((3, WIDTH)).astype("f4") / WIDTH**0.5
+    pullback = sensitivity.fisher_pullback(logits_of, soft(), ids, RAGGED, mask, operands=weights, mask=RAGGED)
+    together, apart = pullback.quadratic(directions), pullback.quadratic(directions, tokens="apart")
+
+    @jax.jit
+    def one(z, ids, soft_mask, target_mask):
+        def function(z):
+            return logits_of(weights, z[None], ids[None], soft_mask[None], target_mask[None])[0]
+
+        return function(z), jax.jacrev(function)(z)
+
+    for row in range(3):
+        logits, jacobian = one(soft()[row], ids[row], jnp.asarray(RAGGED[row]), jnp.asarray(mask[row]))
+        p = np.asarray(jax.nn.softmax(logits), "f8")
+        moves = np.einsum("lvtd,kd->ktlv", np.asarray(jacobian, "f8"), directions)  # by token
+
+        def form(moves, p=p):
+            return np.sum(p * (moves - np.sum(p * moves, -1, keepdims=True)) ** 2, (-2, -1))
+
+        np.testing.assert_allclose(together[row], form(moves.sum(1)), rtol=1e-4)
+        np.testing.assert_allclose(apart[row], form(moves).sum(1), rtol=1e-4)
+
+
+def test_equal_forms_share_a_program(model):
+    ids, mask = pad(SOFT_TARGETS)
+    sizes = []
+    for scale in (1, 2):
+        score, weights = soft_token_score(model, head_ids=HEAD, tail_ids=TAIL)
+        sensitivity.gradients(score, scale * soft(), ids, RAGGED, mask, operands=weights)
+        sizes.append(sensitivity._gradients._gradients._cache_size())
+    assert sizes[0] == sizes[1]
+    assert soft_token_score(model)[0] != soft_token_logits(model)[0]
+    assert soft_token_score(model)[0] != score
+
+
+@pytest.mark.slow
+def test_the_search_climbs_through_a_decoder(model):
+    ids, mask = pad(SOFT_TARGETS)
+    score, weights = soft_token_score(model, head_ids=HEAD, tail_ids=TAIL)
+    found = sensitivity.searched_slope(
+        score,
+        soft(),
+        ids,
+        RAGGED,
+        mask,
+        operands=weights,
+        mask=RAGGED,
+        space="soft tokens",
+        starts=4,
+        steps=12,
+        key=jax.random.key(0),
+    )
+    assert found.value > 1.05 * found.sampled_maximum
+    assert (found.point[RAGGED[found.sample] == 0] == 0).all()
+    row = slice(found.sample, found.sample + 1)
+    own = sensitivity.gradient_norms(score, found.point[None], ids[row], RAGGED[row], mask[row], operands=weights)
+    assert own[0] == pytest.approx(found.value, rel=1e-4)
+
+
+def test_bad_prompts_of_forms_are_told(model):
+    for make in (soft_token_score, soft_token_logits):
+        with pytest.raises(ValueError, match="head_ids holds 61"):
+            make(model, head_ids=(61,))
+        with pytest.raises(ValueError, match=r"tail_ids has shape \(1, 2\); give one sequence"):
+            make(model, tail_ids=np.array([[1, 2]]))
 
 
 # Generation
