@@ -59,6 +59,7 @@ class _Bounds(NamedTuple):
     corners: Array  # all points, for the hull
 
 
+@partial(jax.jit, static_argnames="region")
 def _bounds(points: Array, region: str) -> _Bounds:
     centre = jnp.mean(points, axis=0)
     distances = jnp.sqrt(jnp.sum(jnp.square(points - centre).reshape(len(points), -1), axis=1))
@@ -122,17 +123,23 @@ def _ascend(score, operands, points, others, mask, bounds, keys, *, region, step
     return points, path.reshape(steps + 1, -1).T, size.reshape(-1)
 
 
-def _starts(samples: Samples, norms: np.ndarray, starts: int, key: Array) -> tuple[np.ndarray, np.ndarray]:
-    """The steepest points, and as many random ones between two points: which samples they belong to, and where."""
-    steepest = np.argsort(-norms, kind="stable")[: -(-starts // 2)]
-    rest = starts - len(steepest)
-    draw, weigh = jax.random.split(key)
-    pairs = np.asarray(jax.random.randint(draw, (2, rest), 0, len(samples)))
-    share = np.asarray(jax.random.uniform(weigh, (rest, *(1 for _ in samples.block))))
+@partial(jax.jit, static_argnames=("count", "starts"))
+def _draws(count: int, starts: int, key: Array) -> tuple[Array, Array, Array]:
+    """Pairs of samples, where between them to start, and a key for each start's steps."""
+    pairs, shares, steps = jax.random.split(key, 3)
+    drawn = jax.random.randint(pairs, (2, starts), 0, count)
+    return drawn, jax.random.uniform(shares, (starts,)), jax.random.split(steps, starts)
+
+
+def _starts(samples: Samples, norms: np.ndarray, pairs: np.ndarray, shares: np.ndarray) -> tuple[np.ndarray, Any]:
+    """Where to start, and whose arguments to take: half at the steepest points, half between two random ones."""
     points = np.asarray(samples.points)
-    between = share * points[pairs[0]].astype(share.dtype) + (1 - share) * points[pairs[1]].astype(share.dtype)
-    where = np.concatenate([points[steepest], between.astype(points.dtype)])
-    return np.concatenate([steepest, pairs[0]]), where
+    steepest = np.argsort(-norms, kind="stable")[: -(-len(shares) // 2)]
+    rest = len(shares) - len(steepest)
+    first, second = pairs[:, :rest]
+    share = shares[:rest].reshape(-1, *(1 for _ in samples.block)).astype(points.dtype)
+    between = share * points[first] + (1 - share) * points[second]
+    return np.concatenate([steepest, first]), np.concatenate([points[steepest], between])
 
 
 def searched_slope(
@@ -191,12 +198,11 @@ def searched_slope(
     norms = gradient_norms(score, samples.points, *args, operands=operands, mask=samples.mask, batch_size=batch_size)
     if not np.isfinite(norms).all():
         raise ValueError(f"the gradient of sample {np.isfinite(norms).argmin()} is not finite; drop this sample")
-    start_key, noise_key = jax.random.split(key)
-    chosen, where = _starts(samples, norms, starts, start_key)
+    pairs, shares, keys = _draws(len(samples), starts, key)
+    chosen, where = _starts(samples, norms, np.asarray(pairs), np.asarray(shares))
     picked = samples.take(chosen)
     begin = Samples(where, picked.others, picked.mask, batch_size)
     bounds = _bounds(jnp.asarray(samples.points), region)
-    keys = jax.random.split(noise_key, len(begin))
     found = []
     for batch in batches(begin):
         ends = _ascend(score, operands, *batch.arrays, bounds, keys[batch.rows], region=region, steps=steps)

@@ -1,5 +1,9 @@
 """Gradients and slopes: closed forms, finite differences, padding, batching, tracing, bad input."""
 
+import os
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -151,6 +155,48 @@ def test_one_program_serves_all_batches_and_calls():
         norms = sensitivity.gradient_norms(counted, np.ones((n, 3), "f4"), batch_size=5)
         np.testing.assert_allclose(norms, 2 * 3**0.5, rtol=1e-6)
     assert traces == [(5, 3)]
+
+
+SHARDED = """
+import jax, jax.numpy as jnp, numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from gmijax import sensitivity
+
+rng = np.random.default_rng(0)
+weights, points = jnp.asarray(rng.normal(size=(6, 4)), jnp.float32), rng.normal(size=(16, 3, 2)).astype("f4")
+directions = rng.normal(size=(3, 2)).astype("f4")
+
+def logits(w, z):
+    return jnp.tanh(z.reshape(len(z), -1)) @ w
+
+def score(w, z):
+    return jax.nn.log_softmax(logits(w, z))[:, 0]
+
+def everything(z):
+    return (
+        sensitivity.gradient_norms(score, z, operands=weights),
+        sensitivity.directional_derivatives(score, z, directions, operands=weights),
+        sensitivity.fisher_quadratic(logits, z, directions, operands=weights),
+        sensitivity.fisher_pullback(logits, z, operands=weights).product(jnp.ones((3, 2))),
+    )
+
+mesh = jax.make_mesh((8,), ("samples",), axis_types=(AxisType.Auto,))
+spread = jax.device_put(points, NamedSharding(mesh, PartitionSpec("samples")))
+results = jax.jit(everything)(spread)
+assert len(results[0].sharding.device_set) == 8, results[0].sharding
+for one, other in zip(everything(points), results):
+    np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+print("same on", jax.device_count())
+"""
+
+
+@pytest.mark.slow
+def test_eight_devices_give_the_same():
+    flags = "--xla_force_host_platform_device_count=8"
+    done = subprocess.run(
+        [sys.executable, "-c", SHARDED], capture_output=True, text=True, env=os.environ | {"XLA_FLAGS": flags}
+    )
+    assert done.stdout.strip() == "same on 8", done.stderr
 
 
 def test_gradients_of_gradients():
