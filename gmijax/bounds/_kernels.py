@@ -1,7 +1,7 @@
 """The score-space theorems on one pair of finite laws: pure functions of arrays; vmap makes a batch."""
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,9 +21,9 @@ class Law(NamedTuple):
       masses: of the atoms, summing to 1; an atom of mass 0 does not count.
     """
 
-    scores: jax.Array
-    carried: jax.Array
-    masses: jax.Array
+    scores: Any
+    carried: Any
+    masses: Any
 
     @property
     def own(self) -> jax.Array:
@@ -40,11 +40,11 @@ class Law(NamedTuple):
         """The score of each atom with its own message, (atoms,)."""
         return self.scores[self.carried, jnp.arange(self.scores.shape[1])]
 
-    def log_means(self, scale: jax.Array) -> jax.Array:
+    def log_means(self, scale: Any) -> jax.Array:
         """The log-mean of exp(s l) over the alternatives, (messages,)."""
         return logsumexp(scale * self.scores + _log(self.masses), axis=1)
 
-    def tilt(self, scale: jax.Array) -> jax.Array:
+    def tilt(self, scale: Any) -> jax.Array:
         """The alternatives' law tilted by exp(s l), by message, (messages, atoms)."""
         return jnp.exp(scale * self.scores + _log(self.masses) - self.log_means(scale)[:, None])
 
@@ -97,7 +97,7 @@ class Edit(NamedTuple):
     second_order_upper: jax.Array
 
 
-def _log(masses: jax.Array) -> jax.Array:
+def _log(masses: Any) -> jax.Array:
     """The logarithm, -inf at 0, with a gradient of 0 there."""
     return jnp.where(masses > 0, jnp.log(jnp.where(masses > 0, masses, 1)), -jnp.inf)
 
@@ -167,10 +167,13 @@ def monotone_coupling(
     return x[order_x][rank_x], y[order_y][rank_y], masses
 
 
-def tilted_sandwich(x: jax.Array, y: jax.Array, masses: jax.Array, scale: jax.Array) -> tuple[jax.Array, jax.Array]:
+def tilted_sandwich(x: Any, y: Any, masses: Any, scale: Any) -> tuple[jax.Array, jax.Array]:
     """B4 for one message: both ends of log E e^{s y} - log E e^{s x} over coupled pairs (x, y)."""
-    steps, log_masses = y - x, _log(masses)
-    return tuple(scale * jnp.sum(jax.nn.softmax(scale * side + log_masses) * steps) for side in (x, y))  # pyright: ignore[reportReturnType]
+
+    def end(side: jax.Array) -> jax.Array:
+        return scale * jnp.sum(jax.nn.softmax(scale * side + _log(masses)) * (y - x))
+
+    return end(x), end(y)
 
 
 @jax.jit

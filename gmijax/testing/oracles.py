@@ -1,4 +1,4 @@
-"""Checks a file of known rates against the channels of `gmijax.rates.channels`.
+"""Checks a file of known answers: rates against `gmijax.rates.channels`, bounds against `gmijax.bounds`.
 
     python -m gmijax.testing.oracles FILE [--skip FAMILY ...] [--json]
 
@@ -32,6 +32,7 @@ from gmijax.rates._expectation import estimator_expectation
 from gmijax.rates._finite import Over
 from gmijax.rates.channels import finite, gaussian, labels, modulation
 from gmijax.rates.channels._base import Channel
+from gmijax.testing import _bound_examples
 
 TOLERANCE = 1e-6
 FLOOR = 1e-3
@@ -250,7 +251,8 @@ _CHANNELS: Mapping[str, Callable[[Mapping[str, Any]], Channel]] = {
     "vector_gaussian": _vector_gaussian,
 }
 _EXPECTATION = "estimator_expectation"
-FAMILIES = tuple(sorted([*_CHANNELS, _EXPECTATION]))
+_BOUNDS = "bound_example"
+FAMILIES = tuple(sorted([*_CHANNELS, _BOUNDS, _EXPECTATION]))
 
 
 def answer(family: str, params: Mapping[str, Any]) -> Answer:
@@ -265,6 +267,8 @@ def answer(family: str, params: Mapping[str, Any]) -> Answer:
     """
     if family == _EXPECTATION:
         return Answer(_expectation(params))
+    if family == _BOUNDS:
+        return Answer(_bound_example(params))
     channel = _CHANNELS[family](params)
     rates = channel.rates()
     quantities: dict[str, Any] = {
@@ -303,6 +307,15 @@ def answer(family: str, params: Mapping[str, Any]) -> Answer:
         tolerance = ACCURACY_TOLERANCE["line" if flat else "plane"]
         quantities["argmax_accuracy"] = Accuracy(extras["argmax_accuracy"], tolerance)
     return Answer(quantities, channel.curve)
+
+
+def _bound_example(params: Mapping[str, Any]) -> dict[str, Any]:
+    kind = params["kind"]
+    if kind not in _bound_examples.KINDS:
+        raise ValueError(f"unknown kind {kind!r}")
+    numbers = {key: value if key in ("id", "kind", "rows") else number(value) for key, value in params.items()}
+    quantities = _bound_examples.KINDS[kind](numbers)
+    return {name: Rate(value) if isinstance(value, float) else value for name, value in quantities.items()}
 
 
 def _expectation(params: Mapping[str, Any]) -> dict[str, Any]:
@@ -352,7 +365,9 @@ def _error(expected: float, got: float, floor: float) -> float:
 def _compare(entry: str, name: str, expected: Any, got: Any, result: Answer) -> Iterator[Comparison]:
     """Walks a value of the file beside ours."""
 
-    def compared(label: str, value: Any, ours: float, floor=FLOOR, tolerance=TOLERANCE) -> Comparison:
+    def compared(label: str, value: Any, ours: Any, floor=FLOOR, tolerance=TOLERANCE) -> Comparison:
+        if isinstance(value, str) and isinstance(ours, str):
+            return Comparison(entry, label, value, ours, 0.0 if value == ours else math.inf, tolerance)
         ours = float(ours)
         return Comparison(entry, label, value, ours, _error(float(value), ours, floor), tolerance)
 
@@ -392,7 +407,11 @@ def _compare(entry: str, name: str, expected: Any, got: Any, result: Answer) -> 
         if len(expected) != len(got):
             raise ValueError(f"{name} has {len(expected)} values, not {len(got)}")
         for index, (value, ours) in enumerate(zip(expected, got, strict=True)):
-            yield compared(f"{name}[{index}]", value, ours)
+            label = f"{name}[{index}]"
+            if isinstance(ours, Mapping):
+                yield from _compare(entry, label, value, ours, result)
+            else:
+                yield compared(label, value, ours)
     else:
         yield compared(name, expected, got)
 
@@ -402,7 +421,7 @@ def check_entry(entry: Mapping[str, Any]) -> list[Comparison]:
     try:
         result = answer(entry["family"], entry["params"])
     except (ArithmeticError, LookupError, TypeError, ValueError) as error:
-        return [Comparison(entry["id"], "params", "a channel", f"{error!r}", math.inf, TOLERANCE)]
+        return [Comparison(entry["id"], "params", "usable parameters", f"{error!r}", math.inf, TOLERANCE)]
     comparisons: list[Comparison] = []
     for name, expected in entry["quantities"].items():
         try:

@@ -1,4 +1,5 @@
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -6,7 +7,6 @@ import pytest
 from gmijax.testing import oracles
 
 FILE = Path(__file__).parents[1] / "fixtures" / "oracles.json"
-UNSUPPORTED = "bound_example"
 
 
 @pytest.fixture(scope="module")
@@ -33,16 +33,16 @@ def test_first_entry_of_each_family(entries, family):
 
 @pytest.mark.slow
 def test_whole_file(entries):
-    report = oracles.check(entries, skip=[UNSUPPORTED])
+    report = oracles.check(entries)
     assert report.off == ()
     assert report.passed
-    assert report.entries == 115
+    assert report.entries == 123
     assert report.worst().error < 1e-7
 
 
 def test_every_quantity_is_compared(entries):
     """A changed value of any name is seen."""
-    for name in ("bsc_p0.1_ph0.2_px0.2", "c2_bias", "est_K16", "cond_3ctx"):
+    for name in ("bsc_p0.1_ph0.2_px0.2", "c2_bias", "est_K16", "cond_3ctx", "b_logistic_small", "b_table8"):
         entry = named(entries, name)
         clean = oracles.check([entry])
         assert clean.passed
@@ -75,6 +75,37 @@ def test_what_is_off_is_named(entries, tmp_path, capsys, path, value):
     assert "1 off" in output.splitlines()[-1]
 
 
+@pytest.mark.parametrize("name", ["b_three_point_typical", "b_matched_eps01", "b_table8"])
+def test_bound_examples(entries, name):
+    report = oracles.check([named(entries, name)])
+    assert report.passed
+    assert report.worst().error < 1e-12
+
+
+def test_bound_examples_that_are_off_are_named(entries):
+    """A changed number, a changed truth value, a renamed row and an unknown kind are all seen."""
+    changed = [named(entries, name) for name in ("b_three_point_typical", "b_table8", "b_table8", "b_matched_eps01")]
+    changed[0]["quantities"]["delta_log_mgf"]["nats"] *= 1 + 1e-5
+    changed[1]["quantities"]["rows"][1]["vacuous"] = False
+    changed[2]["quantities"]["rows"][0]["model"] = "another"
+    changed[3]["params"]["kind"] = "novel"
+    off = [comparison.quantity for comparison in oracles.check(changed).off]
+    assert off == ["delta_log_mgf", "rows[1].vacuous", "rows[0].model", "params"]
+
+
+def test_bound_examples_of_other_parameters(tmp_path):
+    """Gaussian laws with closed forms: equal laws cost nothing, and a shift by one moves every distance by it."""
+    still = {"kind": "logistic_shift", "L": "1", "m": 0.7, "gain": 1, "shift": 0}
+    zero = dict.fromkeys(("true_change", "W1_conditional", "W1_marginal", "W1_score_neg", "W2_score_neg"), 0)
+    rare = {"kind": "three_point", "L": 2, "D": "1", "s": 0.5, "eps": "1/2", "delta": "1/4"}
+    exact = math.log((1 + math.e) / (1 + math.exp(0.75)))
+    entries = [
+        {"id": "still", "family": "bound_example", "params": still, "quantities": zero | {"D_used_4sigma": 9.4}},
+        {"id": "rare", "family": "bound_example", "params": rare, "quantities": {"delta_log_mgf": exact, "W1": 0.125}},
+    ]
+    assert oracles.main([write(tmp_path / "file.json", entries)]) == 0
+
+
 def test_other_parameters(tmp_path):
     """Same schema, extreme values: a useless and a perfect channel."""
     log_two = 0.6931471805599453
@@ -91,11 +122,11 @@ def test_other_parameters(tmp_path):
 
 
 def test_unsupported_family_must_be_skipped_by_name(entries, tmp_path, capsys):
-    chosen = [named(entries, "const_score"), named(entries, "b_table8")]
+    chosen = [named(entries, "const_score"), named(entries, "b_table8") | {"family": "novel"}]
     path = write(tmp_path / "file.json", chosen)
     assert oracles.main([path]) == 1
-    assert "family 'bound_example' is not supported: 1 entries" in capsys.readouterr().out
-    assert oracles.main([path, "--skip", UNSUPPORTED]) == 0
+    assert "family 'novel' is not supported: 1 entries" in capsys.readouterr().out
+    assert oracles.main([path, "--skip", "novel"]) == 0
     assert "1 entries skipped" in capsys.readouterr().out
 
 
