@@ -170,7 +170,7 @@ def monotone_coupling(
 def tilted_sandwich(x: Any, y: Any, masses: Any, scale: Any) -> tuple[jax.Array, jax.Array]:
     """B4 for one message: both ends of log E e^{s y} - log E e^{s x} over coupled pairs (x, y)."""
 
-    def end(side: jax.Array) -> jax.Array:
+    def end(side: Any) -> jax.Array:
         return scale * jnp.sum(jax.nn.softmax(scale * side + _log(masses)) * (y - x))
 
     return end(x), end(y)

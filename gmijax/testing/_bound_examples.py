@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from scipy.special import ndtr
 
@@ -79,18 +80,17 @@ def logistic_shift(params: Mapping[str, Any]) -> dict[str, Any]:
     nodes = np.arange(-REACH, REACH + step, step)
     masses, own = np.tile(np.exp(-0.5 * nodes**2), 2), np.repeat([0, 1], len(nodes))
     masses /= masses.sum()
-    text, modal = (Law(score((means[:, None] + nodes).ravel()), own, masses) for means in (before, after))
-    parts = bounds.shift_bracket(
-        text.scores, modal.scores, own, own, scale=1.0, weights_text=masses, weights_modal=masses
-    ).terms
+    tables = [score((means[:, None] + nodes).ravel()) for means in (before, after)]
+    law = {"weights_text": masses, "weights_modal": masses}
+    parts = bounds.shift_bracket(*tables, own, own, scale=1.0, **law).terms
     with jax.enable_x64(True):
-        first, second = (np.array([law.log_means(power) for law in (text, modal)]) for power in (1, 2))
+        laws = [Law(jnp.asarray(table), jnp.asarray(own), jnp.asarray(masses)) for table in tables]
+        first, second = (np.array([law.log_means(power) for law in laws]) for power in (1, 2))
+        matched = np.array([law.matched for law in laws])
     kappa = float(np.exp(np.max(second / 2 - first)))  # of the law and the message where it is largest
-    information = [
-        float(masses @ law.matched - log_means.mean()) for law, log_means in zip((text, modal), first, strict=True)
-    ]
+    information = matched @ masses - first.mean(axis=1)
     # Given Y the map of Z is a shift and the score monotone: the coupling that moves every node is the best one.
-    positive = float(masses @ np.abs(modal.matched - text.matched))
+    positive = float(masses @ np.abs(matched[1] - matched[0]))
 
     quantiles = [_pooled_quantiles(means) for means in (before, after)]
     pooled = [score(points) for points in quantiles]
@@ -106,8 +106,8 @@ def logistic_shift(params: Mapping[str, Any]) -> dict[str, Any]:
     b2 = bounds.inputs(1.0, certified, _Exact(given_y, "(c, y)"), _Exact(pooled_w1, "c"), width).terms
     direct = parts["direct"]
     return {
-        "I_text": information[0],
-        "I_modal": information[1],
+        "I_text": float(information[0]),
+        "I_modal": float(information[1]),
         "true_change": parts["change"],
         "direct_term_change": direct,
         "competition_term_change": parts["competition"],
