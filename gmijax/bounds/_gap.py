@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from gmijax.stats import normal_interval
@@ -114,7 +115,8 @@ def certified_gap(information: Estimate, rate: Estimate, *, level: float = 0.95)
 def _limits(value: float, standard_error: float, level: float) -> tuple[float, float]:
     """Both ends at one-sided (1 + level) / 2, which are the ends of a two-sided interval at `level`."""
     with jax.enable_x64(True):
-        return tuple(map(float, normal_interval(np.float64(value), np.float64(standard_error), level=level)))  # pyright: ignore
+        lower, upper = normal_interval(jnp.asarray(value), jnp.asarray(standard_error), level=level)
+        return float(lower), float(upper)
 
 
 def _scalars(estimate: Estimate, name: str) -> tuple[float, float]:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -12,8 +12,12 @@ from gmijax.bounds._result import CONVEX, SHARED, SHARED_CONTEXTS, Bound, check_
 from gmijax.sensitivity import LipschitzConstant
 
 LARGEST_EXPONENT = 700.0  # beyond it exp overflows a float64
-PaperForm = Literal["theorem 2", "support-restricted", "probe"]
 ON_SUPPORTS = "L holds on a convex set with both supports"
+PAPER_FORMS = {
+    "theorem 2": CONVEX,
+    "support-restricted": "L and D are taken on both supports, and the segments between their points stay in them",
+    "probe": "L is the probe's, and D holds on a convex set with both supports",
+}
 
 
 def _log(value: float) -> float:
@@ -66,7 +70,9 @@ def messages(
     moved = 2 * scale * lipschitz.value * check_distance("w1", w1, "(c, y)", lipschitz)
     terms = {"2 s L E W1": moved}
     if total_variation:
-        alternatives = min(swing, float(np.logaddexp(_log(1 - total_variation), _log(total_variation) + swing)))
+        # log(1 + TV (e^x - 1)); beyond the largest exponent the 1 - TV beside it is lost anyway.
+        growth = math.expm1(swing) if swing < LARGEST_EXPONENT else math.inf
+        alternatives = min(swing, math.log1p(total_variation * growth))
         terms["message law"] = 2 * swing * total_variation + alternatives
     kind, problems = demotions(lipschitz, w1=w1)
     assumptions = (SHARED_CONTEXTS if total_variation else SHARED, ON_SUPPORTS)
@@ -193,7 +199,7 @@ def sub_gaussian(
     return _over_inputs(scale, lipschitz, None, distances, slope * given_y, forms, message_law, assumption)
 
 
-def paper(lipschitz: LipschitzConstant, diameter: float, w1: Distance, *, form: PaperForm = "theorem 2") -> Bound:
+def paper(lipschitz: LipschitzConstant, diameter: float, w1: Distance, *, form: str = "theorem 2") -> Bound:
     """The right-hand side of arXiv:2602.23136 as printed: (1 + e^{LD}) L E W1, for its equation 3 at s = 1.
 
     Vacuous wherever L D is large: scores in [-R, 0] move equation 3 by at most R. `terms["log10"]` is its decimal
@@ -213,19 +219,14 @@ def paper(lipschitz: LipschitzConstant, diameter: float, w1: Distance, *, form: 
     Raises:
       ValueError: as `messages`, or for another form.
     """
-    if form not in get_args(PaperForm):
-        raise ValueError(f"form must be one of {', '.join(map(repr, get_args(PaperForm)))}, got {form!r}")
+    if form not in PAPER_FORMS:
+        raise ValueError(f"form must be one of {', '.join(map(repr, PAPER_FORMS))}, got {form!r}")
     check_numbers(diameter=diameter)
     product = lipschitz.value * check_distance("w1", w1, "(c, y)", lipschitz)
     log = float(np.logaddexp(0, lipschitz.value * diameter)) + _log(product)
     terms = {"log10": log / math.log(10), "L W1": product}
     kind, problems = demotions(lipschitz, diameter, w1=w1)
-    where = {
-        "theorem 2": CONVEX,
-        "support-restricted": "L and D are taken on both supports, and the segments between their points stay in them",
-        "probe": "L is the probe's, and D holds on a convex set with both supports",
-    }[form]
-    return Bound(_exp(log), kind, terms, 1.0, (SHARED, where), problems)
+    return Bound(_exp(log), kind, terms, 1.0, (SHARED, PAPER_FORMS[form]), problems)
 
 
 def supremum(bound: Bound, *, scale_text: Any, scale_modal: Any) -> Bound:

@@ -5,7 +5,8 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import Array, Float
+from numpy.typing import ArrayLike
 
 ORTHONORMAL = 1e-4  # float32 directions from an eigensolver are orthonormal to about 1e-6
 
@@ -24,11 +25,7 @@ class LocalRemoval(NamedTuple):
     crossed: Float[Array, ""]
 
 
-def local_removal(
-    fisher: Float[ArrayLike, "d d"],
-    covariance: Float[ArrayLike, "d d"],
-    subspace: Float[ArrayLike, "k d"] | None = None,
-) -> LocalRemoval:
+def local_removal(fisher: ArrayLike, covariance: ArrayLike, subspace: ArrayLike | None = None) -> LocalRemoval:
     """B7: removing a subspace about E[Z | C] costs a matched decoder about 1/2 tr(U F U' U Sigma U') at s = 1.
 
     A second-order law, not a bound: the ends of `edit_bracket`'s `second_order` are certified. It takes F and Z as
@@ -36,10 +33,10 @@ def local_removal(
     first-order term of `edit_bracket`, which may be a gain. Pure; jits, vmaps and differentiates.
 
     Args:
-      fisher: F = E g g', g the gradient of the score in z with y drawn from the decoder (its Fisher pullback), nats.
-        With true y it is the same only where the decoder is calibrated.
-      covariance: Sigma = E Cov(Z | C), within contexts: the pooled covariance is wrong by orders of magnitude where
-        contexts shift z.
+      fisher: F = E g g', shape (d, d), nats; g is the gradient of the score in z with y drawn from the decoder (its
+        Fisher pullback). With true y it is the same only where the decoder is calibrated.
+      covariance: Sigma = E Cov(Z | C), shape (d, d), within contexts: the pooled covariance is wrong by orders of
+        magnitude where contexts shift z.
       subspace: orthonormal rows, shape (k, d). None where both matrices are already written in the subspace.
 
     Returns:

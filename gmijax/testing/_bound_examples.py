@@ -82,7 +82,7 @@ def logistic_shift(params: Mapping[str, Any]) -> dict[str, Any]:
     masses /= masses.sum()
     tables = [score((means[:, None] + nodes).ravel()) for means in (before, after)]
     law = {"weights_text": masses, "weights_modal": masses}
-    parts = bounds.shift_bracket(*tables, own, own, scale=1.0, **law).terms
+    parts = bounds.shift_bracket(tables[0], tables[1], own, own, scale=1.0, **law).terms
     with jax.enable_x64(True):
         laws = [Law(jnp.asarray(table), jnp.asarray(own), jnp.asarray(masses)) for table in tables]
         first, second = (np.array([law.log_means(power) for law in laws]) for power in (1, 2))
