@@ -39,7 +39,7 @@ plain_gradient = jax.jit(jax.value_and_grad(plain_score), static_argnums=2)
 
 
 def main() -> None:
-    samples, repeats = (12, 3) if "--quick" in sys.argv else (36, 9)
+    samples, repeats = (12, 3) if "--quick" in sys.argv else (24, 6)
     model = checkpoints.load_model(checkpoints.bundled_decoder())
     graph, weights = nnx.split(model)
     rng = np.random.default_rng(0)

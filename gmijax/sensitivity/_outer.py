@@ -27,7 +27,7 @@ from gmijax.sensitivity._samples import by_sample, check_directions, check_sampl
 
 @dataclass(frozen=True, eq=False)
 class OuterProductFisher:
-    """The mean of g g' over samples and draws, with the same methods as `FisherPullback`.
+    """The mean of g g' over samples and draws, with the methods of `FisherPullback`, in float64 on the host.
 
     Attributes:
       gradients: shape (n, draws, *block).

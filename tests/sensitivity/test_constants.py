@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from gmijax import sensitivity
+from gmijax import bounds, sensitivity
+from gmijax.distances import W1
 from gmijax.sensitivity import lipschitz_index
 
 
@@ -13,6 +14,18 @@ def test_index_is_a_percentile_and_says_so():
     constant = index.constant("z")
     assert (constant.value, constant.kind, constant.space) == (95.0, "sampled", "z")
     assert constant.assumptions == ("the 0.95 quantile of 101 gradient norms",)
+    bound = bounds.messages(1.0, constant, W1(0.1, 1, 1, "(c, y)", "z"))
+    assert (bound.value, bound.kind) == (pytest.approx(19.0), "index")
+
+
+def test_only_a_certified_constant_makes_a_bound():
+    moved = W1(0.1, 1, 1, "(c, y)", "z")
+    certified = sensitivity.certified_softmax([[1.0], [-1.0]], space="z")
+    searched = sensitivity.SearchedConstant(2.0, "searched", "z")
+    assert [bounds.messages(1.0, slope, moved).kind for slope in (certified, searched)] == ["bound", "index"]
+    other = sensitivity.certified_linear([[1.0]], space="another layer")
+    with pytest.raises(ValueError, match="two spaces"):
+        bounds.messages(1.0, other, moved)
 
 
 def test_interval_is_open_where_the_sample_cannot_close_it():
