@@ -26,7 +26,7 @@ from gmijax.sensitivity._samples import (
     check_directions,
     check_samples,
     check_vectors,
-    is_traced,
+    is_concrete,
     keep_tokens,
     wide,
 )
@@ -253,7 +253,7 @@ class FisherPullback:
         for batch in batches(self.samples):
             weights = jnp.arange(len(batch.rows)) < batch.fresh
             part = _products(self.logits, self.operands, *batch.arrays, weights, moves)
-            total = total + (part if is_traced(part) else np.asarray(part, np.float64))
+            total = total + (np.asarray(part, np.float64) if is_concrete(part) else part)
         mean = total / len(self.samples)
         return mean[0] if single else mean
 

@@ -55,9 +55,9 @@ class Batch(NamedTuple):
     fresh: int
 
 
-def is_traced(*arrays: Any) -> bool:
-    """Whether some array's values cannot be looked at, since JAX traces."""
-    return any(isinstance(array, Tracer) for array in arrays)
+def is_concrete(*arrays: Any) -> bool:
+    """Whether every array's values can be looked at."""
+    return not any(isinstance(array, Tracer) for array in arrays)
 
 
 def check_samples(points: ArrayLike, others: tuple[Any, ...], mask: ArrayLike | None, batch_size: int) -> Samples:
@@ -88,7 +88,7 @@ def check_samples(points: ArrayLike, others: tuple[Any, ...], mask: ArrayLike | 
                 "(n, tokens, width), true at tokens"
             )
         mask = mask.astype(bool)
-    if not is_traced(array, mask):
+    if is_concrete(array, mask):
         visible = np.asarray(array) if mask is None else np.where(np.asarray(mask)[..., None], np.asarray(array), 0)
         finite = np.isfinite(visible).all(axis=tuple(range(1, visible.ndim)))
         if not finite.all():
@@ -121,7 +121,7 @@ def check_directions(directions: ArrayLike, block: tuple[int, ...]) -> tuple[Any
     if not array.ndim or not array.shape[0] or not (of_a_token or array.shape[1:] == block):
         either = f" or (k, {block[-1]}), the same at every token" if len(block) > 1 else ""
         raise ValueError(f"directions must have shape (k, {', '.join(map(str, block))}){either}, got {array.shape}")
-    if not is_traced(array) and not np.isfinite(np.asarray(array)).all():
+    if is_concrete(array) and not np.isfinite(np.asarray(array)).all():
         raise ValueError("directions holds NaN or infinite values")
     return array, of_a_token
 
@@ -136,7 +136,7 @@ def check_vectors(vectors: ArrayLike, block: tuple[int, ...]) -> tuple[Any, bool
     if array.shape not in (block, (*array.shape[:1], *block)) or not array.size:
         whole = ", ".join(map(str, block))
         raise ValueError(f"vectors must have the shape of points, ({whole}) or (m, {whole}), got {array.shape}")
-    if not is_traced(array) and not np.isfinite(np.asarray(array)).all():
+    if is_concrete(array) and not np.isfinite(np.asarray(array)).all():
         raise ValueError("vectors holds NaN or infinite values")
     single = array.shape == block
     return array[None] if single else array, single
@@ -145,7 +145,7 @@ def check_vectors(vectors: ArrayLike, block: tuple[int, ...]) -> tuple[Any, bool
 def batches(samples: Samples) -> Iterator[Batch]:
     """Passes of one shape; a single one, of everything, where a value is traced."""
     count = len(samples)
-    if is_traced(samples.points, samples.mask, *samples.others):
+    if not is_concrete(samples.points, samples.mask, *samples.others):
         yield Batch((samples.points, samples.others, samples.mask), np.arange(count), count)
         return
     size = min(samples.batch_size, count)
@@ -157,11 +157,12 @@ def batches(samples: Samples) -> Iterator[Batch]:
 
 
 def by_sample(samples: Samples, function: Callable[[Batch], jax.Array]) -> Any:
-    """What a function gives for each sample, shape (n, ...): on the host, or traced where the samples are."""
-    parts = [(function(batch), batch.fresh) for batch in batches(samples)]
-    if is_traced(*(part for part, _ in parts)):
-        return parts[0][0]
-    return np.concatenate([np.asarray(part)[:fresh] for part, fresh in parts])
+    """What a function gives for each sample, shape (n, ...): on the host, or traced where something in it is."""
+    parts = []
+    for batch in batches(samples):
+        part = function(batch)
+        parts.append((np.asarray(part) if is_concrete(part) else part)[: batch.fresh])
+    return np.concatenate(parts) if is_concrete(*parts) else jnp.concatenate(parts)
 
 
 def keep_tokens(points: jax.Array, mask: jax.Array | None) -> jax.Array:

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 
 from gmijax.sensitivity._constants import LipschitzConstant
 from gmijax.sensitivity._gradients import Score, gradient_norms, total_score
-from gmijax.sensitivity._samples import Samples, batches, check_samples, is_traced, wide
+from gmijax.sensitivity._samples import Samples, batches, check_samples, is_concrete, wide
 
 REGIONS = ("ball", "box", "hull")
 
@@ -190,7 +190,7 @@ def searched_slope(
         raise ValueError(f"region must be one of {', '.join(map(repr, REGIONS))}, got {region!r}")
     if starts < 1 or steps < 1:
         raise ValueError(f"starts and steps must be at least 1, got {starts} and {steps}")
-    if is_traced(samples.points, samples.mask, *samples.others):
+    if not is_concrete(samples.points, samples.mask, *samples.others):
         raise ValueError("points are traced; a search chooses its starts by their values, so call it outside of jit")
     if mask is not None:
         zeroed = np.where(np.asarray(samples.mask)[..., None], np.asarray(samples.points), 0)

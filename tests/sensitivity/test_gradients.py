@@ -140,6 +140,20 @@ def test_under_jit_and_vmap_as_outside(strict):
         np.testing.assert_allclose(jax.vmap(function)(points, sign), outside, rtol=1e-6, atol=1e-6)
 
 
+def test_weights_may_be_traced_where_points_are_not():
+    points = np.random.default_rng(8).normal(size=(7, 3)).astype("f4")
+
+    def norms(weights):
+        return sensitivity.gradient_norms(
+            lambda w, z: jnp.sum(jnp.sin(w * z), axis=1), points, operands=weights, batch_size=3
+        )
+
+    weights = jnp.asarray([1.0, 2.0, 3.0])
+    inside = jax.jit(norms)(weights)
+    assert inside.shape == (7,)
+    np.testing.assert_allclose(inside, norms(weights), rtol=1e-5)
+
+
 def rank_strict(operands, z, sign):
     return sign * jnp.sum(jnp.tanh(z * operands), axis=(1, 2))
 
