@@ -190,8 +190,8 @@ def searched_slope(
         raise ValueError(f"region must be one of {', '.join(map(repr, REGIONS))}, got {region!r}")
     if starts < 1 or steps < 1:
         raise ValueError(f"starts and steps must be at least 1, got {starts} and {steps}")
-    if not is_concrete(samples.points, samples.mask, *samples.others):
-        raise ValueError("points are traced; a search chooses its starts by their values, so call it outside of jit")
+    if not is_concrete(samples.points, samples.mask, *samples.others, *jax.tree.leaves(operands)):
+        raise ValueError("values are traced; a search chooses its starts by the slopes, so call it outside of jit")
     if mask is not None:
         zeroed = np.where(np.asarray(samples.mask)[..., None], np.asarray(samples.points), 0)
         samples = Samples(zeroed, samples.others, samples.mask, batch_size)

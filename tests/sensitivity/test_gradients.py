@@ -140,6 +140,10 @@ def test_under_jit_and_vmap_as_outside(strict):
         np.testing.assert_allclose(jax.vmap(function)(points, sign), outside, rtol=1e-6, atol=1e-6)
 
 
+def waves(weights, z):
+    return jnp.sum(jnp.sin(weights * z), axis=1)
+
+
 def test_weights_may_be_traced_where_points_are_not():
     points = np.random.default_rng(8).normal(size=(7, 3)).astype("f4")
 
