@@ -7,7 +7,18 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from gmijax import bounds, checkpoints, distances, models, rates, scoring, sensitivity, stats, testing
+    from gmijax import (
+        bounds,
+        checkpoints,
+        distances,
+        interventions,
+        models,
+        rates,
+        scoring,
+        sensitivity,
+        stats,
+        testing,
+    )
 
 __version__ = "0.1.0"
 
@@ -15,6 +26,7 @@ _ROOMS = (
     "bounds",
     "checkpoints",
     "distances",
+    "interventions",
     "models",
     "rates",
     "scoring",
@@ -28,6 +40,7 @@ __all__ = [
     "bounds",
     "checkpoints",
     "distances",
+    "interventions",
     "models",
     "rates",
     "scoring",
