@@ -15,7 +15,6 @@ from gmijax.interventions._effects import Ablation, Effect, RateChange, paired_c
 from gmijax.rates._checks import check_choice, check_index, check_level, check_scores
 from gmijax.rates._gmi import front_door
 
-Edit: TypeAlias = Callable[..., ArrayLike]
 Scores: TypeAlias = Callable[[Any, Any], ArrayLike]
 TARGETS = ("message", "prompt")
 
@@ -84,7 +83,7 @@ class _Problem(NamedTuple):
         return RateChange(change.value, change.standard_error, change.interval, saturated)
 
 
-def _edited(name: str, edit: Edit, states: Array, mask: np.ndarray) -> np.ndarray:
+def _edited(name: str, edit: Any, states: Array, mask: np.ndarray) -> np.ndarray:
     """The states under one condition, checked to be states of the same samples with the padding as it was."""
     if not callable(edit):
         raise ValueError(f"condition {name!r} must be an edit, called with states and mask=, got {type(edit).__name__}")
@@ -101,7 +100,7 @@ def _edited(name: str, edit: Edit, states: Array, mask: np.ndarray) -> np.ndarra
 def ablate(
     scores: Scores,
     soft_tokens: ArrayLike,
-    conditions: Mapping[str, Edit],
+    conditions: Mapping[str, Any],
     messages: ArrayLike | None = None,
     *,
     mask: ArrayLike | None = None,
@@ -222,7 +221,7 @@ def _informed(
 
 def _side_by_side(
     run: Callable[[list[np.ndarray], np.ndarray], list[np.ndarray]],
-    conditions: Mapping[str, Edit],
+    conditions: Mapping[str, Any],
     states: Array,
     mask: np.ndarray,
     together: int,

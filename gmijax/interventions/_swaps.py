@@ -20,7 +20,7 @@ class SwapEffect:
     Attributes:
       value: mean KL over mean squared displacement, nats a squared unit of the states.
       standard_error: of `value`, over samples.
-      interval: of `value`.
+      interval: of `value`, on the scale of its logarithm.
       divergences: KL(before || after) of each sample, shape (n,), nats.
       squared_displacements: as given, shape (n,).
       loss_changes: change of the cross-entropy of each sample's target token, shape (n,); None without targets.
@@ -51,7 +51,10 @@ def _swap_effect(before: Array, after: Array, displacement: Array, targets: Arra
     mean = jnp.mean(displacement)
     value = jnp.mean(divergences) / mean
     standard_error = influence_standard_error((divergences - value * displacement) / mean)
-    interval = normal_interval(value, standard_error, level=level)
+    # On the scale of the logarithm: divergences are skewed, and their mean is not negative.
+    relative = jnp.where(value > 0, standard_error / jnp.where(value > 0, value, 1), 0)
+    factors = normal_interval(jnp.zeros_like(value), relative, level=level)
+    interval = Interval(*(value * jnp.exp(end) for end in factors))
     loss_changes = loss_change = loss_interval = None
     if targets is not None:
         loss_changes = -jnp.take_along_axis(gap, targets[:, None], axis=-1)[:, 0]

@@ -65,7 +65,9 @@ def test_projections_are_projections(seed, offset):
     np.testing.assert_allclose(iv.project_out(x, turn @ rows, centre=centre), out, atol=5e-6)
     everything = subspace(seed, D)
     np.testing.assert_allclose(iv.keep_only(x, everything, centre=centre), x, atol=5e-6)
-    np.testing.assert_allclose(iv.project_out(x, everything, centre=centre), np.broadcast_to(centre, x.shape), atol=5e-6)
+    np.testing.assert_allclose(
+        iv.project_out(x, everything, centre=centre), np.broadcast_to(centre, x.shape), atol=5e-6
+    )
 
 
 def test_a_centre_of_each_sample():
