@@ -3,18 +3,20 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from gmijax.models import Llama
+from gmijax.models import KVSegment, Llama
 from gmijax.scoring._likelihoods import log_normalisers
-from gmijax.scoring._matrix import score_matrix
-from gmijax.scoring._prompt import Ids, Mask, Prompt, build_prompt, check_ids
+from gmijax.scoring._matrix import score_matrix, soft_prompt
+from gmijax.scoring._prompt import Ids, Mask, check_context, check_ids, check_soft_tokens
 
 _ROWS = 128  # logits of as many tokens are held at once
 
@@ -73,33 +75,28 @@ class DecoderScores:
         Raises:
           ValueError: as `score_matrix`, and if no token of the prompt has one before it.
         """
-        soft = np.asarray(soft_tokens)
-        if soft.ndim != 3 or not len(soft):
-            raise ValueError(f"soft_tokens must be (rows, tokens, width) with at least one row, got {soft.shape}")
+        config = self.model.config
+        soft = check_soft_tokens(soft_tokens, config.hidden_size)
         count, tokens = soft.shape[:2]
         mask = np.ones((count, tokens), bool) if soft_mask is None else np.asarray(soft_mask, bool)
+        if not count or mask.shape != (count, tokens):
+            raise ValueError(f"soft_tokens must hold a row and soft_mask its tokens, got {soft.shape} and {mask.shape}")
         head, tail = (
-            np.asarray(check_ids(name, ids, self.model.config.vocab_size))
+            np.asarray(check_ids(name, ids, config.vocab_size))
             for name, ids in (("head_ids", self.head_ids), ("tail_ids", self.tail_ids))
         )
-        own = 0 if self.placeholder_id is None else self.placeholder_id
-        check_ids("placeholder_id", np.asarray([own]), self.model.config.vocab_size)
-        labels = np.concatenate([head, np.full(tokens, own), tail]).astype(np.int32)
-        counted = np.concatenate([head >= 0, np.full(tokens, self.placeholder_id is not None), tail >= 0])
+        placeholder = -1 if self.placeholder_id is None else self.placeholder_id
+        check_ids("placeholder_id", np.maximum([placeholder], 0), config.vocab_size)
+        labels = np.concatenate([np.full(tokens, placeholder), tail]).astype(np.int32)
+        check_context(self.model, len(head) + len(labels))
 
         graph, state = nnx.split(self.model)
+        shared = _run_head(graph, state, head[None]) if head.size else None
         batch, losses = min(self.batch_size, count), []
         for start in range(0, count, batch):
             rows = np.minimum(np.arange(start, start + batch), count - 1)  # one program serves all batches
-            prompt = build_prompt(
-                self.model,
-                batch=batch,
-                head_ids=head if head.size else None,
-                soft_tokens=soft[rows],
-                tail_ids=tail if tail.size else None,
-                soft_mask=mask[rows],
-            )
-            losses.append(np.asarray(_prompt_losses(graph, state, prompt, labels, counted))[: count - start])
+            values = _prompt_losses(graph, state, shared, soft[rows], mask[rows], tail, labels)
+            losses.append(np.asarray(values)[: count - start])
         values = np.concatenate(losses)
         if not np.isfinite(values).all():
             raise ValueError(
@@ -109,21 +106,48 @@ class DecoderScores:
         return values
 
 
+class _Head(NamedTuple):
+    """What the head leaves behind: its keys and values, its last state (1, width), and its own loss."""
+
+    segment: KVSegment
+    last: jax.Array
+    loss: jax.Array
+
+
 @partial(jax.jit, static_argnames="graph")
-def _prompt_losses(graph, state, prompt: Prompt, labels: jax.Array, counted: jax.Array) -> jax.Array:
+def _run_head(graph, state, head_ids) -> _Head:
     model: Llama = nnx.merge(graph, state)
+    output = model(head_ids, hook_points=("llm_final",), logits=False, return_segment=True)
+    hidden = output.hidden_states["llm_final"]
+    assert output.segment is not None
+    loss = jnp.zeros(())
+    if head_ids.shape[1] > 1:
+        values = model.token_logits(hidden[:, :-1], head_ids[:, 1:]) - log_normalisers(model, hidden[:, :-1], _ROWS)
+        loss = -jnp.sum(values)
+    return _Head(output.segment, hidden[:, -1], loss)
+
+
+@partial(jax.jit, static_argnames="graph")
+def _prompt_losses(graph, state, head: _Head | None, soft_tokens, soft_mask, tail_ids, labels) -> jax.Array:
+    model: Llama = nnx.merge(graph, state)
+    length = 0 if head is None else head.segment.mask.shape[1]
+    prompt = soft_prompt(model, soft_tokens, soft_mask, tail_ids)
     output = model(
         soft_tokens=prompt.embeddings,
         attention_mask=prompt.mask,
-        positions=prompt.positions,
+        positions=length + prompt.positions,
+        segments=() if head is None else (head.segment,),
         hook_points=("llm_final",),
         logits=False,
     )
     hidden = output.hidden_states["llm_final"]
-    # The token before, over the padding between them; -1 where there is none.
-    columns = jnp.where(prompt.mask, jnp.arange(prompt.mask.shape[1]), -1)
-    before = jnp.pad(jax.lax.cummax(columns, axis=1)[:, :-1], ((0, 0), (1, 0)), constant_values=-1)
-    hidden = jnp.take_along_axis(hidden, jnp.maximum(before, 0)[..., None], axis=1)
-    values = model.token_logits(hidden, labels) - log_normalisers(model, hidden, _ROWS)
-    counts = prompt.mask & counted & (before >= 0)
-    return -jnp.sum(jnp.where(counts, values, 0), axis=1) / jnp.sum(counts, axis=1)
+    last = jnp.zeros_like(hidden[:, 0]) if head is None else jnp.broadcast_to(head.last, hidden[:, 0].shape)
+    hidden = jnp.concatenate([last[:, None], hidden], axis=1)
+    # The column of the token before, over the padding between them; 0 is the head, which may be empty.
+    columns = jnp.where(prompt.mask, 1 + jnp.arange(prompt.mask.shape[1]), 0)
+    before = jnp.pad(lax.cummax(columns, axis=1)[:, :-1], ((0, 0), (1, 0)))
+    hidden = jnp.take_along_axis(hidden, before[..., None], axis=1)
+    values = model.token_logits(hidden, jnp.maximum(labels, 0)) - log_normalisers(model, hidden, _ROWS)
+    counted = prompt.mask & (labels >= 0) & ((before > 0) | (length > 0))
+    total = -jnp.sum(jnp.where(counted, values, 0), axis=1) + (0 if head is None else head.loss)
+    return total / (jnp.sum(counted, axis=1) + max(length - 1, 0))

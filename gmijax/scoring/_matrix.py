@@ -129,6 +129,15 @@ class _Prefix(NamedTuple):
     length: jax.Array
 
 
+def soft_prompt(model: Llama, soft_tokens: jax.Array, soft_mask: jax.Array, tail_ids: jax.Array) -> Prompt:
+    """The part of a prompt that differs between rows, its soft tokens, and the tail that follows them."""
+    tail = jnp.broadcast_to(model.embed_tokens(tail_ids), (len(soft_tokens), len(tail_ids), soft_tokens.shape[-1]))
+    return Prompt(
+        jnp.concatenate([soft_tokens.astype(model.dtype), tail], axis=1),
+        jnp.pad(soft_mask, ((0, 0), (0, len(tail_ids))), constant_values=True),
+    )
+
+
 @partial(jax.jit, static_argnames="graph")
 def _run_head(graph, state, head_ids):
     return nnx.merge(graph, state)(head_ids, logits=False, return_segment=True).segment
@@ -138,11 +147,7 @@ def _run_head(graph, state, head_ids):
 def _run_prefixes(graph, state, shared, soft_tokens, soft_mask, tail_ids, *, rows) -> _Prefix:
     model: Llama = nnx.merge(graph, state)
     head = sum(segment.mask.shape[1] for segment in shared)
-    tail = jnp.broadcast_to(model.embed_tokens(tail_ids), (len(soft_tokens), len(tail_ids), soft_tokens.shape[-1]))
-    prompt = Prompt(
-        jnp.concatenate([soft_tokens.astype(model.dtype), tail], axis=1),
-        jnp.pad(soft_mask, ((0, 0), (0, len(tail_ids))), constant_values=True),
-    )
+    prompt = soft_prompt(model, soft_tokens, soft_mask, tail_ids)
     output = model(
         soft_tokens=prompt.embeddings,
         attention_mask=prompt.mask,

@@ -50,16 +50,19 @@ def test_is_the_score_matrix(model):
     np.testing.assert_array_equal(scores(SOFT, MASK), expected)
 
 
-@pytest.mark.parametrize("placeholder", [None, 11])
-def test_prompt_losses_are_the_training_loss(model, placeholder):
+@pytest.mark.parametrize(
+    ("placeholder", "head", "tail"),
+    [(None, HEAD, TAIL), (11, HEAD, TAIL), (11, (), TAIL), pytest.param(11, HEAD[:1], (), marks=pytest.mark.slow)],
+)
+def test_prompt_losses_are_the_training_loss(model, placeholder, head, tail):
     """The loss of transformers with labels = input ids, each row alone and without padding."""
-    scores = DecoderScores(model, TARGETS, HEAD, TAIL, placeholder_id=placeholder, batch_size=4)
+    scores = DecoderScores(model, TARGETS, head, tail, placeholder_id=placeholder, batch_size=4)
     got = scores.prompt_losses(SOFT, MASK)
     forward = nnx.jit(lambda model, x: model(soft_tokens=x).logits)
     for row in range(ROWS):
         soft = SOFT[row][MASK[row]]
-        embed = [np.asarray(model.embed_tokens(np.array(ids))) for ids in (HEAD, TAIL)]
-        labels = np.array([*HEAD, *[-100 if placeholder is None else placeholder] * len(soft), *TAIL])
+        embed = [np.asarray(model.embed_tokens(np.array(ids, int))) for ids in (head, tail)]
+        labels = np.array([*head, *[-100 if placeholder is None else placeholder] * len(soft), *tail])
         whole = np.concatenate([embed[0], soft, embed[1]])
         padding = 10 - len(whole)  # on the right, where a causal model does not see it
         logits = forward(model, np.pad(whole, ((0, padding), (0, 0)))[None])
@@ -114,7 +117,9 @@ def test_bad_prompts_are_told(model):
         with pytest.raises(ValueError, match=message):
             DecoderScores(model, TARGETS, **given).prompt_losses(SOFT)
     scores = DecoderScores(model, TARGETS, HEAD, TAIL)
-    with pytest.raises(ValueError, match="at least one row"):
+    with pytest.raises(ValueError, match="must hold a row"):
         scores.prompt_losses(SOFT[:0])
+    with pytest.raises(ValueError, match="soft_mask its tokens"):
+        scores.prompt_losses(SOFT, MASK[:2])
     with pytest.raises(ValueError, match="takes"):
         scores.prompt_losses(SOFT[..., :31])
