@@ -1,8 +1,8 @@
 """The front doors' checks of states, subspaces and masks."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jaxtyping import Array
 from numpy.typing import ArrayLike
 
@@ -26,8 +26,8 @@ def check_subspace(subspace: ArrayLike, width: int, name: str = "subspace") -> A
     if array.shape[1] != width:
         raise ValueError(f"{name} has width {array.shape[1]} and the states have width {width}")
     if is_concrete(array):
-        gram = jnp.matmul(array, array.T, precision=lax.Precision.HIGHEST)
-        off = float(jnp.max(jnp.abs(gram - jnp.eye(len(array), dtype=array.dtype))))
+        rows = np.asarray(array, np.float64)
+        off = float(np.max(np.abs(rows @ rows.T - np.eye(len(rows)))))
         if not off <= ORTHONORMAL:
             raise ValueError(
                 f"the rows of {name} are not orthonormal: their inner products are off by up to {off:.2g}, and at most "
@@ -48,7 +48,7 @@ def check_mask(mask: ArrayLike | None, shape: tuple[int, ...]) -> Array | None:
     if array.dtype != bool and not jnp.issubdtype(array.dtype, jnp.integer):
         raise ValueError(f"mask must be true or 1 at the positions to edit, got type {array.dtype}")
     array = array.astype(bool)
-    if is_concrete(array) and not bool(array.any()):
+    if is_concrete(array) and not np.asarray(array).any():
         raise ValueError("the intervention matched no position: mask is false everywhere")
     return array
 
@@ -62,8 +62,9 @@ def check_states(x: ArrayLike, mask: ArrayLike | None) -> tuple[Array, Array | N
         raise ValueError(f"x must be states (..., width), got shape {array.shape}")
     matched = check_mask(mask, array.shape[:-1])
     if is_concrete(array, matched):
-        bad = ~jnp.isfinite(array).all(-1)
-        bad = np.asarray(bad if matched is None else bad & matched)
+        with jax.ensure_compile_time_eval():  # on the device, even where the edit is being traced
+            bad = ~np.asarray(jnp.isfinite(array).all(-1))
+        bad = bad if matched is None else bad & np.asarray(matched)
         if bad.any():
             raise ValueError(
                 f"x holds NaN or infinite values at {int(bad.sum())} positions to edit, the first at "

@@ -143,7 +143,7 @@ def matched_controls(
     values, modes = jnp.asarray(eigenvalues, rows.dtype), len(rows)
     if values.shape != (modes,):
         raise ValueError(f"eigenvalues must have shape ({modes},), one a direction, got {values.shape}")
-    if is_concrete(values) and not bool((jnp.isfinite(values) & (values >= 0)).all()):
+    if is_concrete(values) and not (np.isfinite(np.asarray(values)).all() and (np.asarray(values) >= 0).all()):
         raise ValueError("eigenvalues must be finite and >= 0")
     chosen = _target(target, modes)
     others = np.setdiff1d(np.arange(modes), chosen)
@@ -154,14 +154,14 @@ def matched_controls(
             f"{count} modes are to be ablated and only {len(pool)} others are given: fewer modes than a control of "
             "the same number needs; give more modes"
         )
-    target_variance = jnp.sum(values[chosen])
     if is_concrete(values):
-        if not float(target_variance) > 0:
+        known = np.asarray(values)
+        if not known[chosen].sum() > 0:
             raise ValueError("the target modes have no variance, so that there is none to match")
         if match == "variance":
-            reach = np.cumsum(np.sort(np.asarray(values)[others])[::-1])
-            enough = np.flatnonzero(reach >= float(target_variance))
+            enough = np.flatnonzero(np.cumsum(np.sort(known[others])[::-1]) >= known[chosen].sum())
             count = max(count, int(enough[0]) + 1 if enough.size else len(others))
+    target_variance = jnp.sum(values[chosen])
     return _controls(rows, values, pool, target_variance, match=match, count=count, draws=draws, key=key)
 
 

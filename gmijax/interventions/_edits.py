@@ -68,7 +68,7 @@ def _check_centre(centre: ArrayLike | None, states: Array) -> Array | None:
         given not in (1, needed) for given, needed in zip(array.shape[::-1], shape[::-1], strict=False)
     ):
         raise ValueError(f"centre has shape {array.shape}, which does not broadcast to the states' {shape}")
-    if is_concrete(array) and not bool(jnp.isfinite(array).all()):
+    if is_concrete(array) and not np.isfinite(np.asarray(array)).all():
         raise ValueError("centre holds NaN or infinite values")
     return jnp.reshape(array, (1,) * (len(shape) - array.ndim) + array.shape).astype(working(states.dtype))
 
@@ -161,7 +161,7 @@ def add_noise(
     spread = jnp.asarray(scale)
     if spread.shape not in ((), (len(rows),)):
         raise ValueError(f"scale must be one number or one of each of the {len(rows)} directions, got {spread.shape}")
-    if is_concrete(spread) and not bool((jnp.isfinite(spread) & (spread >= 0)).all()):
+    if is_concrete(spread) and not (np.isfinite(np.asarray(spread)).all() and (np.asarray(spread) >= 0).all()):
         raise ValueError("scale must be finite and >= 0")
     return _add_noise(states, rows, spread.astype(working(states.dtype)), matched, key)
 
@@ -206,7 +206,7 @@ def swap_means(
     if groups is None and len(other) != count:
         raise ValueError(f"partner must name one for each of the {count} samples, got {len(other)}; or give groups")
     for name, index in (("groups", group), ("partner", other)):
-        if is_concrete(index) and not bool(((index >= 0) & (index < len(other))).all()):
+        if is_concrete(index) and not np.isin(np.asarray(index), np.arange(len(other))).all():
             raise ValueError(f"{name} must lie in 0..{len(other) - 1}, the groups that partner lists")
     if is_concrete(group, other, matched):
         positions = np.ones(count) if matched is None else np.asarray(matched).reshape(count, -1).sum(1)
@@ -246,6 +246,6 @@ def draw_partners(groups: ArrayLike, *, key: Array) -> Array:
     array = jnp.asarray(groups)
     if array.ndim != 1 or not jnp.issubdtype(array.dtype, jnp.integer):
         raise ValueError(f"groups must be integers of shape (n,), got shape {array.shape} and type {array.dtype}")
-    if array.size < 2 or (is_concrete(array) and bool((array == array[0]).all())):
+    if array.size < 2 or (is_concrete(array) and np.ptp(np.asarray(array)) == 0):
         raise ValueError("groups must hold at least two groups: there is no other sample to swap with")
     return _draw_partners(array, key)

@@ -129,19 +129,20 @@ def gradient_projection(
         raise ValueError(f"alpha must have shape ({len(rows)},), one a direction, got {values.shape}")
     text_aligned = values >= threshold
     if is_concrete(values):
-        if not bool(jnp.isfinite(values).all()):
+        known = np.asarray(values)
+        if not np.isfinite(known).all():
             raise ValueError("alpha holds NaN or infinite values")
-        if bool(text_aligned.all()) or not bool(text_aligned.any()):
+        if (known >= threshold).all() or (known < threshold).all():
             raise ValueError(
-                f"threshold = {threshold} leaves one group without a mode: alpha runs from {float(values.min()):.3g} "
-                f"to {float(values.max()):.3g}"
+                f"threshold = {threshold} leaves one group without a mode: alpha runs from {known.min():.3g} to "
+                f"{known.max():.3g}"
             )
     magnitudes = _magnitudes(array, rows, counted)
     key_weights, key_order = jax.random.split(key)
     means, errors, ratio, interval, replicates = _compare(
         magnitudes, text_aligned, level=level, draws=draws, key=key_weights
     )
-    if is_concrete(ratio) and not bool(jnp.isfinite(ratio) & (ratio > 0)):
+    if is_concrete(ratio) and not 0 < float(ratio) < np.inf:
         raise ValueError("the gradients are zero along all modes of one group: their ratio is not defined")
     correlation = rank_correlation(values, means, replicates=replicates, level=level, draws=draws, key=key_order)
     return GradientProjection(

@@ -5,6 +5,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 from numpy.typing import ArrayLike
 
@@ -107,9 +108,9 @@ def swap_effect(
     if moved.shape != (len(before),):
         raise ValueError(f"squared_displacements must have shape ({len(before)},), one a sample, got {moved.shape}")
     for name, array in (("logits_before", before), ("logits_after", after), ("squared_displacements", moved)):
-        if is_concrete(array) and not bool(jnp.isfinite(array).all()):
+        if is_concrete(array) and not np.isfinite(np.asarray(array)).all():
             raise ValueError(f"{name} holds NaN or infinite values")
-    if is_concrete(moved) and not (bool((moved >= 0).all()) and float(moved.sum()) > 0):
+    if is_concrete(moved) and not ((np.asarray(moved) >= 0).all() and np.asarray(moved).any()):
         raise ValueError("squared_displacements must be >= 0 and not all 0: the swap moved nothing")
     index = None if targets is None else check_index(targets, len(before), before.shape[1], "targets", "tokens")
     return _swap_effect(before, after, moved, index, level=level)

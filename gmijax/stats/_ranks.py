@@ -5,6 +5,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.core import Tracer
 from jax.scipy.special import ndtri
@@ -126,8 +127,8 @@ def rank_correlation(
     for name, array in (("x", first), ("y", second), ("replicates", again)):
         if array is None or isinstance(array, Tracer):
             continue
-        if not bool(jnp.isfinite(array).all()):
+        if not np.isfinite(np.asarray(array)).all():
             raise ValueError(f"{name} holds NaN or infinite values; drop these pairs and say so")
-        if bool((jnp.ptp(array, axis=-1) == 0).any()):
+        if (np.ptp(np.asarray(array), axis=-1) == 0).any():
             raise ValueError(f"{name} is constant, so that its ranks say nothing; there is no correlation to estimate")
     return _rank_correlation(first, second, again, level=level, draws=draws, key=key)

@@ -63,7 +63,7 @@ SCALE = 0.8
 def gaussian():
     z, y = sample(700)
     conditions = {"none": lambda x, mask: x, "seen": out(SEEN[:2]), "unseen": out(UNSEEN), "one": out(SEEN[2:])}
-    return iv.ablate(GaussianDecoder(y), z, conditions, scale=SCALE, key=KEY)
+    return iv.ablate(GaussianDecoder(y), z, conditions, scale=SCALE, draws=999, key=KEY)
 
 
 def test_what_the_decoder_does_not_read_costs_nothing(gaussian):
@@ -94,7 +94,7 @@ def test_what_it_reads_costs_the_closed_form(gaussian, name, subspace):
         assert change.reliable
         assert abs(float(change.value) - known) < 3 * float(change.standard_error)
         assert float(change.standard_error) < 0.1 * abs(known)
-    assert effect.p_value == pytest.approx(1e-4)
+    assert effect.p_value == pytest.approx(1e-3)
 
 
 def test_terms_are_those_of_their_rooms(gaussian):
@@ -199,9 +199,9 @@ def test_contexts_are_averaged():
 
 def test_saturated_rates_are_told():
     """Far apart messages, few samples: both rates are capped, and compared as the bound they are."""
-    z, y = np.eye(30, dtype="f4")[:, None], np.eye(30, dtype="f4")
+    z, y = np.eye(8, dtype="f4")[:, None], np.eye(8, dtype="f4")
     far = lambda x, mask: -20 * np.sum((np.asarray(x) - y) ** 2, axis=-1)  # noqa: E731
-    change = iv.ablate(far, z, {"all": out(np.eye(30)[:2])}, key=KEY)["all"].rate_inputs
+    change = iv.ablate(far, z, {"all": out(np.eye(8)[:2])}, key=KEY)["all"].rate_inputs
     assert change.saturated
     assert not change.reliable
     assert change.value < 0
@@ -209,14 +209,14 @@ def test_saturated_rates_are_told():
 
 def test_calls_and_chunks():
     """One call for all conditions by default; fewer at a time change nothing."""
-    z, y = sample(30)
+    z, y = sample(8)
     conditions = {f"mode {i}": out(BASIS[i : i + 1]) for i in range(3)}
     decoder = GaussianDecoder(y)
-    together = iv.ablate(decoder, z, conditions, key=KEY)
-    assert decoder.calls == [120]
+    together = iv.ablate(decoder, z, conditions, method="include", key=KEY)
+    assert decoder.calls == [32]
     decoder.calls = []
-    chunked = iv.ablate(decoder, z, conditions, conditions_per_call=2, key=KEY)
-    assert decoder.calls == [90, 30]
+    chunked = iv.ablate(decoder, z, conditions, conditions_per_call=2, method="include", key=KEY)
+    assert decoder.calls == [24, 8]
     for ours, theirs in zip(jax.tree.leaves(together), jax.tree.leaves(chunked), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
     assert list(together.effects) == list(conditions)
@@ -312,14 +312,14 @@ def test_bad_scores_are_told():
 
 @pytest.mark.slow
 def test_intervals_cover():
-    """Changes of the loss and of I(s) in both directions: 92 to 98 % of 300 samples of 80."""
+    """Changes of the loss and of I(s) in both directions: 92 to 98 % of 250 samples of 80."""
     decoder_after = edited_channel(SEEN[:1])
     known = [
         mean_loss(decoder_after) - mean_loss(CHANNEL),
         *(decoder_after.curve(0.5, over) - CHANNEL.curve(0.5, over) for over in ("inputs", "messages")),
     ]
     covered = []
-    for seed in range(300):
+    for seed in range(250):
         z, y = sample(80, seed)
         got = iv.ablate(GaussianDecoder(y), z, {"a": out(SEEN[:1])}, scale=0.5, draws=9, key=KEY)["a"]
         intervals = (got.interval, got.rate_inputs.interval, got.rate_messages.interval)

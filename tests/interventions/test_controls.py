@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gmijax import interventions as iv
@@ -31,6 +31,8 @@ def check_orthonormal(subspaces):
         np.testing.assert_allclose(rows @ DIRECTIONS.T @ DIRECTIONS, rows, atol=5e-6)  # inside the span
 
 
+@pytest.mark.slow
+@settings(max_examples=15)
 @given(SPECTRA, st.sampled_from(list(itertools.combinations(range(K), 3))), st.integers(0, 1000))
 def test_variance_is_matched_wherever_it_can_be(spectrum, target, seed):
     spectrum = np.asarray(spectrum, "f4")
@@ -53,25 +55,23 @@ def test_variance_is_matched_wherever_it_can_be(spectrum, target, seed):
 
 
 def test_as_many_modes_when_these_can_hold_as_much():
-    got = iv.matched_controls(DIRECTIONS, EIGENVALUES, [2, 5], match="variance", draws=30, key=KEY)
-    assert got.subspaces.shape == (30, 2, D)
+    got = iv.matched_controls(DIRECTIONS, EIGENVALUES, [2, 5, 6], match="variance", draws=5, key=KEY)
+    assert got.subspaces.shape == (5, 3, D)
     np.testing.assert_allclose(got.residuals, 0, atol=1e-5)
-    assert len(np.unique(np.round(np.asarray(got.subspaces)[:, :, 0], 4), axis=0)) > 10  # the draws differ
+    assert len(np.unique(np.round(np.asarray(got.subspaces)[:, :, 0], 4), axis=0)) >= 3  # the draws differ
 
 
 def test_more_modes_when_they_cannot_and_the_rest_is_told():
     spectrum = np.array([5, 2, 2, 2, 1, 1, 0.5, 0.5], "f4")
-    got = iv.matched_controls(DIRECTIONS, spectrum, [0], match="variance", draws=4, key=KEY)
+    got = iv.matched_controls(DIRECTIONS, spectrum, [0], match="variance", draws=5, key=KEY)
     assert got.subspaces.shape[1] == 3  # 2 + 2 + 2 >= 5 > 2 + 2
     np.testing.assert_allclose(got.variances, 5, rtol=1e-5)
-    got = iv.matched_controls(DIRECTIONS, spectrum, [0, 1, 2], match="variance", draws=4, key=KEY)
+    got = iv.matched_controls(DIRECTIONS, spectrum, [0, 1, 2], match="variance", draws=5, key=KEY)
     assert got.subspaces.shape[1] == 5
     np.testing.assert_allclose(got.residuals, 5 / 9 - 1, rtol=1e-5)
 
 
 def test_count_draws_subsets_of_the_others_evenly():
-    got = iv.matched_controls(DIRECTIONS, EIGENVALUES, [0, 1, 2, 3, 4], match="rotation", draws=2, key=KEY)
-    assert got.subspaces.shape == (2, 5, D)
     got = iv.matched_controls(DIRECTIONS, EIGENVALUES, np.arange(K) < 4, match="count", draws=2, key=KEY)
     assert {tuple(np.sort(np.round(v, 4))) for v in np.asarray(got.subspaces)[..., 0]} == {
         tuple(np.sort(np.round(DIRECTIONS[4:, 0], 4)))
@@ -111,10 +111,10 @@ def test_keys_decide_and_one_program_serves():
 
 
 def test_controls_become_conditions():
-    got = iv.matched_controls(DIRECTIONS, EIGENVALUES, [0], match="count", draws=3, key=KEY)
+    got = iv.matched_controls(DIRECTIONS, EIGENVALUES, [0, 4], match="count", draws=6, key=KEY)
     x, centre = np.random.default_rng(0).normal(size=(2, 4, D)).astype("f4"), np.ones(D, "f4")
     conditions = got.conditions("others", centre=centre)
-    assert list(conditions) == ["others 0", "others 1", "others 2"]
+    assert list(conditions) == [f"others {i}" for i in range(6)]
     for i, edit in enumerate(conditions.values()):
         np.testing.assert_array_equal(edit(x), iv.project_out(x, got.subspaces[i], centre=centre))
     kept = got.conditions("kept", iv.keep_only)["kept 1"](x)
@@ -146,12 +146,15 @@ def test_bad_input_is_told(changes, message):
         iv.matched_controls(**given_, key=KEY)
 
 
+@pytest.mark.slow
 def test_vmap_over_keys():
     keys = jax.random.split(KEY, 3)
     many = jax.vmap(
-        lambda key: iv.matched_controls(DIRECTIONS, EIGENVALUES, [1, 2], match="variance", draws=2, key=key).subspaces
+        lambda key: (
+            iv.matched_controls(DIRECTIONS, EIGENVALUES, [1, 2, 3], match="variance", draws=5, key=key).subspaces
+        )
     )(keys)
     for i in range(3):
-        one = iv.matched_controls(DIRECTIONS, EIGENVALUES, [1, 2], match="variance", draws=2, key=keys[i])
+        one = iv.matched_controls(DIRECTIONS, EIGENVALUES, [1, 2, 3], match="variance", draws=5, key=keys[i])
         np.testing.assert_allclose(many[i], one.subspaces, atol=1e-6)
     assert jnp.isfinite(many).all()

@@ -23,10 +23,10 @@ TINY = LlamaConfig(
     rms_norm_eps=1e-5,
     max_position_embeddings=64,
 )
-WIDTH, ROWS, TOKENS = 32, 6, 4
+WIDTH, ROWS, TOKENS = 32, 8, 4
 HEAD, TAIL = (3, 4, 5), (7, 8)
-TARGETS = [(1, 2), (3, 4), (5, 6), (1, 6), (9, 2), (7, 7)]
-MASK = np.array([[1, 1, 1, 1], [1, 1, 0, 0], [0, 1, 0, 1], [1, 1, 1, 0], [0, 0, 0, 1], [1, 1, 1, 1]], bool)
+TARGETS = [(1, 2), (3, 4), (5, 6), (1, 6), (9, 2), (7, 7), (4, 1), (2, 8)]
+MASK = np.array([[1, 1, 1, 1], [1, 1, 0, 0], [0, 1, 0, 1], [1, 1, 1, 0], [0, 0, 0, 1]] + 3 * [[1, 1, 1, 1]], bool)
 SOFT = np.random.default_rng(0).standard_normal((ROWS, TOKENS, WIDTH)).astype("f4")
 SUBSPACE = np.linalg.qr(np.random.default_rng(1).normal(size=(WIDTH, 5)))[0].T.astype("f4")
 KEY = jax.random.key(0)
