@@ -124,9 +124,10 @@ def main() -> None:
         decoder.model, texts.ids, decoder.head_ids, decoder.tail_ids, placeholder_id=decoder.tokenizer.eos_token_id
     )
     uniform = np.full(len(texts.ids), 1 / len(texts.ids))
-    ablation = interventions.ablate(scores, states, conditions, messages, prior=uniform, key=jax.random.key(9))
+    options = {"clusters": messages, "key": jax.random.key(9)}  # the copies of a text are no independent samples
+    ablation = interventions.ablate(scores, states, conditions, messages, prior=uniform, **options)
     few = {name: edit for name, edit in conditions.items() if name.startswith("MS") or name.endswith(" 0")}
-    prompt = interventions.ablate(scores, states, few, target="prompt", key=jax.random.key(9))
+    prompt = interventions.ablate(scores, states, few, target="prompt", **options)
 
     contrasts = {}
     for name in FAMILIES:

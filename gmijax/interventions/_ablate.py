@@ -1,6 +1,7 @@
 """Conditions side by side through one decoder: what each does to the loss and to the rates."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
@@ -11,9 +12,10 @@ from numpy.typing import ArrayLike
 
 from gmijax import bounds, rates
 from gmijax.interventions._checks import check_states
-from gmijax.interventions._effects import Ablation, Effect, RateChange, paired_changes
+from gmijax.interventions._effects import Ablation, Effect, RateChange, by_unit, paired_changes
 from gmijax.rates._checks import check_choice, check_index, check_level, check_scores
 from gmijax.rates._gmi import front_door
+from gmijax.stats import influence_standard_error, normal_interval
 
 Scores: TypeAlias = Callable[[Any, Any], ArrayLike]
 TARGETS = ("message", "prompt")
@@ -42,22 +44,33 @@ class _Problem(NamedTuple):
 
     messages: np.ndarray  # (n,)
     contexts: np.ndarray | None  # (n,)
+    clusters: Array | None  # (n,)
     prior: ArrayLike | None
     scale: float
     method: str
     level: float
 
     def over_inputs(self, scores: ArrayLike, method: str | None = None) -> rates.Rate:
-        table = jnp.asarray(scores)[:, self.messages].T
-        options = {"contexts": self.contexts, "scale": self.scale, "level": self.level}
-        return rates.gmi(table, method=method or self.method, **options)
+        return self._sampled(jnp.asarray(scores)[:, self.messages].T, method)
 
     def over_messages(self, scores: ArrayLike, method: str | None = None) -> rates.Rate:
-        if self.prior is not None:
-            return rates.gmi_labels(scores, self.messages, prior=self.prior, scale=self.scale, level=self.level)
-        table = jnp.asarray(scores)[:, self.messages]
+        if self.prior is None:
+            return self._sampled(jnp.asarray(scores)[:, self.messages], method)
+        options = {"prior": self.prior, "scale": self.scale, "level": self.level}
+        return self._clustered(rates.gmi_labels(scores, self.messages, **options))
+
+    def _sampled(self, table: Array, method: str | None) -> rates.Rate:
         options = {"contexts": self.contexts, "scale": self.scale, "level": self.level}
-        return rates.gmi(table, method=method or self.method, **options)
+        return self._clustered(rates.gmi(table, method=method or self.method, **options))
+
+    def _clustered(self, rate: rates.Rate) -> rates.Rate:
+        """The rate with the clusters as its resampling units."""
+        if self.clusters is None:
+            return rate
+        influence = by_unit(rate.influence, self.clusters)
+        standard_error = influence_standard_error(influence)
+        interval = normal_interval(rate.value, standard_error, level=self.level)
+        return replace(rate, influence=influence, standard_error=standard_error, interval=interval)
 
     def bracket(self, before: np.ndarray, after: np.ndarray) -> tuple[float, float]:
         """B6's first- and second-order terms, contexts weighted by their samples."""
@@ -105,6 +118,7 @@ def ablate(
     *,
     mask: ArrayLike | None = None,
     contexts: ArrayLike | None = None,
+    clusters: ArrayLike | None = None,
     prior: ArrayLike | None = None,
     target: str = "message",
     scale: float = 1.0,
@@ -133,6 +147,8 @@ def ablate(
         where None.
       mask: true at soft tokens, false at padding, shape (n, tokens); no edit may change padding.
       contexts: the context of each sample, integers of shape (n,), as in `rates.gmi`: alternatives come from the same.
+      clusters: the resampling unit of each sample, such as its speaker, shape (n,), at least 2 of them; every sample is
+        its own where None.
       prior: law of the messages, shape (m,) or (n, m), if the columns are all there are: the rate over messages is then
         exact in its alternatives. Where None, the other samples' messages stand for it.
       target: "message", or "prompt" as the paper's code.
@@ -144,8 +160,8 @@ def ablate(
       key: a PRNG key.
 
     Returns:
-      An `Ablation`. The intervals are over samples and take these as independent; their number of conditions is not
-      adjusted for.
+      An `Ablation`. Intervals and tests take samples (or clusters) as independent, and are not adjusted for the number
+      of conditions.
 
     Raises:
       ValueError: for no conditions, one sample, an edit that fits no position, changes padding, or makes states of
@@ -168,14 +184,13 @@ def ablate(
         )
     count = len(states)
     positions = np.ones(states.shape[:2], bool) if matched is None else np.asarray(matched)
-    run = _runner(scores, target)
-    problem = None
+    run, units, problem = _runner(scores, target), _units(clusters, count), None
     if target == "message":
         # Every check that needs no scores comes before the decoder runs.
         front_door((count, count), jnp.float32, None, contexts, None, None, method, scale, level)
         groups = None if contexts is None else np.asarray(contexts)
         own = np.asarray(check_index(np.arange(count) if messages is None else messages, count, 2**31, "messages", ""))
-        problem = _Problem(own, groups, prior, float(scale), method, level)
+        problem = _Problem(own, groups, units, prior, float(scale), method, level)
     elif messages is not None or contexts is not None or prior is not None:
         raise ValueError('messages, contexts and prior are of no use for target="prompt": it has no message')
     base, after, moved = _side_by_side(run, conditions, states, positions, conditions_per_call or len(conditions))
@@ -193,7 +208,7 @@ def ablate(
         losses, after_losses = -base[positive], [-table[positive] for table in after]
         rate_before, changed = _informed(problem, base, after)
     changes = jnp.asarray(np.stack(after_losses) - losses)
-    paired, mean_loss = paired_changes(changes, level, draws, key), jnp.mean(jnp.asarray(losses))
+    paired, mean_loss = paired_changes(changes, units, level, draws, key), jnp.mean(jnp.asarray(losses))
     effects = {}
     for i, name in enumerate(conditions):
         value, standard_error, interval, p_value = jax.tree.map(lambda part, i=i: part[i], paired)
@@ -201,9 +216,21 @@ def ablate(
         effects[name] = Effect(
             value, standard_error, interval, p_value, changes[i], value / mean_loss, removed, displaced, **changed[i]
         )  # fmt: skip
-    return Ablation(
-        effects, jnp.asarray(losses), **rate_before, n=count, scale=float(scale), target=target, level=level
-    )
+    static = {"n": count, "scale": float(scale), "target": target, "level": level}
+    return Ablation(effects, jnp.asarray(losses), **rate_before, clusters=units, **static)
+
+
+def _units(clusters: ArrayLike | None, count: int) -> Array | None:
+    """Clusters renumbered 0, 1, ..."""
+    if clusters is None:
+        return None
+    labels, index = np.unique(np.asarray(clusters), return_inverse=True)
+    if np.shape(clusters) != (count,) or len(labels) < 2:
+        raise ValueError(
+            f"clusters must give one of at least 2 units to each of the {count} samples, got shape "
+            f"{np.shape(clusters)} and {len(labels)} units"
+        )
+    return jnp.asarray(index.reshape(-1), jnp.int32)
 
 
 def _informed(

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
 from gmijax import rates
@@ -82,6 +83,7 @@ class Ablation:
       losses: each sample's loss without an edit, shape (n,), nats (a token, for `target="prompt"`).
       rate_inputs: I(s) over inputs without an edit; None for `target="prompt"`.
       rate_messages: I(s) over messages without an edit; likewise.
+      clusters: the resampling unit of each sample, 0, 1, ..., shape (n,); None where every sample is its own.
       n: number of samples.
       scale: s.
       target: "message" or "prompt".
@@ -92,6 +94,7 @@ class Ablation:
     losses: jax.Array
     rate_inputs: rates.Rate | None = None
     rate_messages: rates.Rate | None = None
+    clusters: jax.Array | None = None
     n: int = field(kw_only=True, metadata={"static": True})
     scale: float = field(kw_only=True, metadata={"static": True})
     target: str = field(kw_only=True, metadata={"static": True})
@@ -132,10 +135,21 @@ class Paired(NamedTuple):
     p_value: Array
 
 
-def paired_changes(changes: Array, level: float, draws: int, key: Array) -> Paired:
-    """The mean of paired changes (..., n) with its interval and sign-flip test."""
-    value, standard_error = jnp.mean(changes, axis=-1), influence_standard_error(changes)
-    test = sign_flip_test(changes, draws=draws, key=key)
+def by_unit(contributions: Array, clusters: Array | None) -> Array:
+    """Sums contributions (..., n) within resampling units 0, 1, ..., scaled so that their mean is what it was."""
+    if clusters is None:
+        return contributions
+    units, n = int(np.max(np.asarray(clusters))) + 1, contributions.shape[-1]
+    return jnp.zeros((*contributions.shape[:-1], units), contributions.dtype).at[..., clusters].add(contributions) * (
+        units / n
+    )
+
+
+def paired_changes(changes: Array, clusters: Array | None, level: float, draws: int, key: Array) -> Paired:
+    """The mean of paired changes (..., n) with its interval and sign-flip test, over the resampling units."""
+    value = jnp.mean(changes, axis=-1)
+    standard_error = influence_standard_error(by_unit(changes - value[..., None], clusters))
+    test = sign_flip_test(by_unit(changes, clusters), draws=draws, key=key)
     return Paired(value, standard_error, normal_interval(value, standard_error, level=level), test.p_value)
 
 
@@ -157,7 +171,7 @@ def contrast(
       key: a PRNG key.
 
     Returns:
-      A `Contrast`; its interval is over samples, the drawn controls taken as they are.
+      A `Contrast`; its interval is over samples (or clusters), the drawn controls taken as they are.
 
     Raises:
       KeyError: for an unknown condition, naming those there are.
@@ -167,5 +181,5 @@ def contrast(
     if not all(sides):
         raise ValueError("first and second must each name at least one condition")
     means = [jnp.mean(jnp.stack([ablation[name].loss_changes for name in names]), axis=0) for names in sides]
-    paired = paired_changes(means[0] - means[1], ablation.level, draws, key)
+    paired = paired_changes(means[0] - means[1], ablation.clusters, ablation.level, draws, key)
     return Contrast(*paired, n=ablation.n)

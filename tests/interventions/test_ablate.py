@@ -197,6 +197,26 @@ def test_contexts_are_averaged():
     np.testing.assert_allclose(together["seen"].rate_inputs.value, change, atol=2e-5)  # the finite law's, exactly
 
 
+def test_clusters_are_the_units():
+    """Every sample twice, as clusters of 2: intervals and tests of the loss are those of the samples once."""
+    z, y = sample(8)
+    twice = {"clusters": np.tile(np.arange(8) + 5, 2), "method": "include"}
+    conditions = {"seen": out(SEEN[:1]), "one": out(SEEN[1:2])}
+    once = iv.ablate(GaussianDecoder(y), z, conditions, method="include", key=KEY)
+    got = iv.ablate(GaussianDecoder(y), np.tile(z, (2, 1, 1)), conditions, np.tile(np.arange(8), 2), key=KEY, **twice)
+    for name in conditions:
+        for field in ("value", "standard_error", "p_value"):
+            np.testing.assert_allclose(getattr(got[name], field), getattr(once[name], field), rtol=1e-4)
+        assert got[name].rate_inputs.standard_error > 0
+    for field in ("value", "standard_error", "p_value"):
+        ours, theirs = (getattr(iv.contrast(a, "seen", "one", key=KEY), field) for a in (got, once))
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4)
+    table = np.asarray(GaussianDecoder(y)(z, None))
+    rate = rates.gmi(np.tile(table.T, (2, 2)), clusters=np.tile(np.arange(8), 2), method="include", scale=1.0)
+    np.testing.assert_allclose(got.rate_inputs.standard_error, rate.standard_error, rtol=1e-4)
+    np.testing.assert_allclose(got.rate_inputs.interval, rate.interval, rtol=1e-4)
+
+
 def test_saturated_rates_are_told():
     """Far apart messages, few samples: both rates are capped, and compared as the bound they are."""
     z, y = np.eye(8, dtype="f4")[:, None], np.eye(8, dtype="f4")
@@ -284,6 +304,8 @@ def test_bad_input_is_told_before_the_decoder_runs():
         ({"messages": -np.arange(12)}, "messages"),
         ({"contexts": np.zeros(3, int)}, r"contexts must have shape \(12,\)"),
         ({"contexts": np.arange(12)}, "no alternatives"),
+        ({"clusters": np.arange(5)}, r"each of the 12 samples, got shape \(5,\)"),
+        ({"clusters": np.zeros(12, int)}, "at least 2 units"),
         ({"target": "transcript"}, "target must be one of 'message', 'prompt', got 'transcript'"),
         ({"method": "plain"}, "method must be one of"),
         ({"scale": 0.0}, "scale must be one finite number > 0"),
