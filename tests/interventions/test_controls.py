@@ -61,6 +61,7 @@ def test_as_many_modes_when_these_can_hold_as_much():
     assert len(np.unique(np.round(np.asarray(got.subspaces)[:, :, 0], 4), axis=0)) >= 3  # the draws differ
 
 
+@pytest.mark.slow
 def test_more_modes_when_they_cannot_and_the_rest_is_told():
     spectrum = np.array([5, 2, 2, 2, 1, 1, 0.5, 0.5], "f4")
     got = iv.matched_controls(DIRECTIONS, spectrum, [0], match="variance", draws=5, key=KEY)
@@ -85,6 +86,7 @@ def test_count_draws_subsets_of_the_others_evenly():
     np.testing.assert_allclose(got.variances, used @ EIGENVALUES, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_rotations_are_uniform():
     got = iv.matched_controls(DIRECTIONS, EIGENVALUES, [0, 1], match="rotation", draws=4000, key=KEY)
     check_orthonormal(got.subspaces[:5])

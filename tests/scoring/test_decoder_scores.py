@@ -44,6 +44,7 @@ def model():
     return nnx.merge(graph, jax.tree.map(draw, state))
 
 
+@pytest.mark.slow
 def test_is_the_score_matrix(model):
     scores = DecoderScores(model, TARGETS, HEAD, TAIL)
     expected = score_matrix(model, SOFT, TARGETS, head_ids=HEAD, tail_ids=TAIL, soft_mask=MASK)
@@ -52,7 +53,12 @@ def test_is_the_score_matrix(model):
 
 @pytest.mark.parametrize(
     ("placeholder", "head", "tail"),
-    [(None, HEAD, TAIL), (11, HEAD, TAIL), (11, (), TAIL), pytest.param(11, HEAD[:1], (), marks=pytest.mark.slow)],
+    [
+        (None, HEAD, TAIL),
+        (11, HEAD, TAIL),
+        pytest.param(11, (), TAIL, marks=pytest.mark.slow),
+        pytest.param(11, HEAD[:1], (), marks=pytest.mark.slow),
+    ],
 )
 def test_prompt_losses_are_the_training_loss(model, placeholder, head, tail):
     """The loss of transformers with labels = input ids, each row alone and without padding."""
@@ -76,7 +82,6 @@ def test_ablations_run_on_a_decoder(model):
     conditions = {
         "none": lambda x, mask: x,
         "out": partial(iv.project_out, subspace=SUBSPACE),
-        "kept": partial(iv.keep_only, subspace=SUBSPACE),
     }
     options = {"mask": MASK, "method": "include", "draws": 99, "key": KEY}
     got = iv.ablate(scores, SOFT, conditions, **options)
