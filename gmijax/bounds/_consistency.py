@@ -41,7 +41,7 @@ class Distance(Protocol):
 
 def check_distance(name: str, distance: Distance, given: str, lipschitz: LipschitzConstant) -> float:
     """The value of a distance in the slope's space, conditioned as the theorem asks."""
-    check_numbers(**{"lipschitz": lipschitz.value, name: distance.value})
+    _, value = check_numbers(**{"lipschitz": lipschitz.value, name: distance.value})
     if distance.given != given:
         raise ValueError(
             f"{name} is a distance given {distance.given!r} and the theorem needs one given {given!r}; "
@@ -52,7 +52,7 @@ def check_distance(name: str, distance: Distance, given: str, lipschitz: Lipschi
             f"{name} was taken in {distance.space!r} and the slope in {lipschitz.space!r}: "
             "a distance and a slope of two spaces do not combine"
         )
-    return float(distance.value)
+    return value
 
 
 def inconsistencies(

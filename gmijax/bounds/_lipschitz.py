@@ -28,25 +28,27 @@ def _exp(value: float) -> float:
     return math.exp(value) if value < LARGEST_EXPONENT else math.inf
 
 
-def _swing(scale: float, total_variation: float, oscillation: float | None) -> float:
-    """The product s osc(l), which two laws of (C, Y) need; 0 where they are one."""
-    check_numbers(scale=scale, total_variation=total_variation, oscillation=oscillation or 0.0)
-    if total_variation > 1:
-        raise ValueError(f"total_variation must lie in [0, 1], got {total_variation}")
-    if total_variation and oscillation is None:
+def _message_laws(scale: float, total_variation: Any, oscillation: Any) -> tuple[float, float]:
+    """TV between the laws of (C, Y), and s osc(l), which is needed where it is not 0."""
+    variation, swing = check_numbers(
+        total_variation=total_variation, oscillation=0.0 if oscillation is None else oscillation
+    )
+    if variation > 1:
+        raise ValueError(f"total_variation must lie in [0, 1], got {variation}")
+    if variation and oscillation is None:
         raise ValueError(
-            f"total_variation is {total_variation}: two laws of (C, Y) cost up to 2 s osc TV; give the oscillation of l"
+            f"total_variation is {variation}: two laws of (C, Y) cost up to 2 s osc(l) TV; give the oscillation of l"
         )
-    return scale * (oscillation or 0.0) if total_variation else 0.0
+    return variation, scale * swing
 
 
 def messages(
-    scale: float,
+    scale: ArrayLike,
     lipschitz: LipschitzConstant,
     w1: Distance,
     *,
-    total_variation: float = 0.0,
-    oscillation: float | None = None,
+    total_variation: ArrayLike = 0.0,
+    oscillation: ArrayLike | None = None,
 ) -> Bound:
     """B1, over messages and for the LM rate: |dI_msg(s)| <= 2 s L E W1, sharp and without an exponential.
 
@@ -66,17 +68,18 @@ def messages(
     Raises:
       ValueError: for numbers that are negative or not finite, another conditioning, or two spaces.
     """
-    swing = _swing(scale, total_variation, oscillation)
-    moved = 2 * scale * lipschitz.value * check_distance("w1", w1, "(c, y)", lipschitz)
-    terms = {"2 s L E W1": moved}
-    if total_variation:
+    (scale,) = check_numbers(scale=scale)
+    variation, swing = _message_laws(scale, total_variation, oscillation)
+    moved = check_distance("w1", w1, "(c, y)", lipschitz)
+    terms = {"2 s L E W1": 2 * scale * float(lipschitz.value) * moved}
+    if variation:
         # log(1 + TV (e^x - 1)); beyond the largest exponent the 1 - TV beside it is lost anyway.
         growth = math.expm1(swing) if swing < LARGEST_EXPONENT else math.inf
-        alternatives = min(swing, math.log1p(total_variation * growth))
-        terms["message law"] = 2 * swing * total_variation + alternatives
+        alternatives = min(swing, math.log1p(variation * growth))
+        terms["message law"] = 2 * swing * variation + alternatives
     kind, problems = demotions(lipschitz, w1=w1)
-    assumptions = (SHARED_CONTEXTS if total_variation else SHARED, ON_SUPPORTS)
-    return Bound(sum(terms.values()), kind, terms, float(scale), assumptions, problems)
+    assumptions = (SHARED_CONTEXTS if variation else SHARED, ON_SUPPORTS, *getattr(lipschitz, "assumptions", ()))
+    return Bound(sum(terms.values()), kind, terms, scale, assumptions, problems)
 
 
 def _over_inputs(
@@ -90,25 +93,25 @@ def _over_inputs(
     assumption: str,
 ) -> Bound:
     """The direct term, the smallest form of the competition term, and what two laws of (C, Y) cost."""
-    total_variation, swing = message_law
+    variation, swing = message_law
     parts = {"direct": direct, "competition": min(forms.values())}
-    if total_variation:
-        parts["message law"] = 2 * swing * total_variation
+    if variation:
+        parts["message law"] = 2 * swing * variation
     kind, problems = demotions(lipschitz, diameter, **distances)
-    assumptions = (SHARED_CONTEXTS if total_variation else SHARED, assumption)
-    return Bound(sum(parts.values()), kind, parts | forms, float(scale), assumptions, problems)
+    assumptions = (SHARED_CONTEXTS if variation else SHARED, assumption, *getattr(lipschitz, "assumptions", ()))
+    return Bound(sum(parts.values()), kind, parts | forms, scale, assumptions, problems)
 
 
 def inputs(
-    scale: float,
+    scale: ArrayLike,
     lipschitz: LipschitzConstant,
     w1_given_y: Distance,
     w1_given_c: Distance,
-    diameter: float,
+    diameter: ArrayLike,
     *,
-    w_inf: float | None = None,
-    total_variation: float = 0.0,
-    oscillation: float | None = None,
+    w_inf: ArrayLike | None = None,
+    total_variation: ArrayLike = 0.0,
+    oscillation: ArrayLike | None = None,
 ) -> Bound:
     """B2, over inputs: a direct and a competition term, each the smallest of its valid forms.
 
@@ -132,32 +135,32 @@ def inputs(
     Raises:
       ValueError: as `messages`.
     """
-    check_numbers(diameter=diameter, w_inf=0.0 if w_inf is None else w_inf)
-    swing = _swing(scale, total_variation, oscillation)
+    scale, diameter, farthest = check_numbers(scale=scale, diameter=diameter, w_inf=0.0 if w_inf is None else w_inf)
+    message_law = _message_laws(scale, total_variation, oscillation)
     given_y = check_distance("w1_given_y", w1_given_y, "(c, y)", lipschitz)
     given_c = check_distance("w1_given_c", w1_given_c, "c", lipschitz)
-    slope = scale * lipschitz.value
+    slope = scale * float(lipschitz.value)
     forms = {
         "competition, W1": float(np.logaddexp(0, slope * diameter + _log(slope * given_c))),
         "competition, range": slope * diameter,
     }
     if w_inf is not None:
-        forms["competition, W_inf"] = slope * w_inf
+        forms["competition, W_inf"] = slope * farthest
     distances = {"w1_given_y": w1_given_y, "w1_given_c": w1_given_c}
-    direct, message_law = slope * min(given_y, diameter), (total_variation, swing)
+    direct = slope * min(given_y, diameter)
     return _over_inputs(scale, lipschitz, diameter, distances, direct, forms, message_law, CONVEX)
 
 
 def sub_gaussian(
-    scale: float,
+    scale: ArrayLike,
     lipschitz: LipschitzConstant,
-    sigma: float,
+    sigma: ArrayLike,
     w1_given_y: Distance,
     w1_given_c: Distance,
     *,
     w2_given_c: Distance | None = None,
-    total_variation: float = 0.0,
-    oscillation: float | None = None,
+    total_variation: ArrayLike = 0.0,
+    oscillation: ArrayLike | None = None,
 ) -> Bound:
     """B5, over inputs and without a diameter: sigma is of order 1 where D grows like the root of the dimension.
 
@@ -182,24 +185,23 @@ def sub_gaussian(
     Raises:
       ValueError: as `messages`.
     """
-    check_numbers(sigma=sigma)
-    swing = _swing(scale, total_variation, oscillation)
+    scale, sigma = check_numbers(scale=scale, sigma=sigma)
+    message_law = _message_laws(scale, total_variation, oscillation)
     distances = {"w1_given_y": w1_given_y, "w1_given_c": w1_given_c}
     given_y = check_distance("w1_given_y", w1_given_y, "(c, y)", lipschitz)
     given_c = check_distance("w1_given_c", w1_given_c, "c", lipschitz)
-    slope = scale * lipschitz.value
+    slope = scale * float(lipschitz.value)
     spread = (slope * sigma) ** 2
     forms = {"competition, W1": slope * given_c + spread / 2}
     if w2_given_c is not None:
         distances["w2_given_c"] = w2_given_c
         farther = check_distance("w2_given_c", w2_given_c, "c", lipschitz)
         forms["competition, W2"] = _exp(spread + _log(slope * farther))
-    message_law = (total_variation, swing)
     assumption = "both laws of Z given C satisfy T1(sigma^2)"
     return _over_inputs(scale, lipschitz, None, distances, slope * given_y, forms, message_law, assumption)
 
 
-def paper(lipschitz: LipschitzConstant, diameter: float, w1: Distance, *, form: str = "theorem 2") -> Bound:
+def paper(lipschitz: LipschitzConstant, diameter: ArrayLike, w1: Distance, *, form: str = "theorem 2") -> Bound:
     """The right-hand side of arXiv:2602.23136 as printed: (1 + e^{LD}) L E W1, for its equation 3 at s = 1.
 
     Vacuous wherever L D is large: scores in [-R, 0] move equation 3 by at most R. `terms["log10"]` is its decimal
@@ -221,15 +223,15 @@ def paper(lipschitz: LipschitzConstant, diameter: float, w1: Distance, *, form: 
     """
     if form not in PAPER_FORMS:
         raise ValueError(f"form must be one of {', '.join(map(repr, PAPER_FORMS))}, got {form!r}")
-    check_numbers(diameter=diameter)
-    product = lipschitz.value * check_distance("w1", w1, "(c, y)", lipschitz)
-    log = float(np.logaddexp(0, lipschitz.value * diameter)) + _log(product)
+    (diameter,) = check_numbers(diameter=diameter)
+    product = float(lipschitz.value) * check_distance("w1", w1, "(c, y)", lipschitz)
+    log = float(np.logaddexp(0, float(lipschitz.value) * diameter)) + _log(product)
     terms = {"log10": log / math.log(10), "L W1": product}
     kind, problems = demotions(lipschitz, diameter, w1=w1)
     return Bound(_exp(log), kind, terms, 1.0, (SHARED, PAPER_FORMS[form]), problems)
 
 
-def supremum(bound: Bound, *, scale_text: Any, scale_modal: Any) -> Bound:
+def supremum(bound: Bound, *, scale_text: ArrayLike, scale_modal: ArrayLike) -> Bound:
     """B0: what holds for I(s) at every s <= S holds for the change of the GMI, if both s* are at most S.
 
     Args:
@@ -246,15 +248,15 @@ def supremum(bound: Bound, *, scale_text: Any, scale_modal: Any) -> Bound:
     if bound.kind == "exact":
         raise ValueError("bound is an exact change at one scale and says nothing of the others; compare the rates")
     for name, value in (("scale_text", scale_text), ("scale_modal", scale_modal)):
-        check_numbers(**{name: value})
-        if float(value) > bound.scale:
-            raise ValueError(f"{name} is {float(value):g} and the bound was made for s <= {bound.scale:g}: raise S")
+        (best,) = check_numbers(**{name: value})
+        if best > bound.scale:
+            raise ValueError(f"{name} is {best:g} and the bound was made for s <= {bound.scale:g}: raise S")
     return dataclasses.replace(
         bound, assumptions=(*bound.assumptions, f"both maximising scales are at most S = {bound.scale:g}")
     )
 
 
-def caps(scale: float, scores_text: ArrayLike, scores_modal: ArrayLike, entropy: float) -> dict[str, float]:
+def caps(scale: ArrayLike, scores_text: ArrayLike, scores_modal: ArrayLike, entropy: ArrayLike) -> dict[str, float]:
     """What no shift can exceed, whatever the distance.
 
     Args:
@@ -270,7 +272,7 @@ def caps(scale: float, scores_text: ArrayLike, scores_modal: ArrayLike, entropy:
     Raises:
       ValueError: for scores that are missing or not finite, or a scale or entropy that is negative or not finite.
     """
-    check_numbers(scale=scale, entropy=entropy)
+    scale, entropy = check_numbers(scale=scale, entropy=entropy)
     tables = {"scores_text": np.asarray(scores_text), "scores_modal": np.asarray(scores_modal)}
     for name, table in tables.items():
         if not table.size or not np.isfinite(table).all():

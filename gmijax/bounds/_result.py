@@ -89,10 +89,11 @@ def _number(value: Any) -> str:
         return str(value)
 
 
-def check_numbers(**numbers: Any) -> None:
-    """Finite numbers >= 0, by name."""
+def check_numbers(**numbers: Any) -> tuple[float, ...]:
+    """Finite numbers >= 0, by name, as floats."""
     for name, value in numbers.items():
         array = np.asarray(value)
         if array.shape or not np.isreal(array) or not (np.isfinite(array) and array >= 0):
             hint = "; s* is inf where the sample is separable: state a finite S" if name == "scale" else ""
             raise ValueError(f"{name} must be a finite number >= 0, got {value}{hint}")
+    return tuple(float(value) for value in numbers.values())

@@ -79,8 +79,7 @@ def _evaluate(kernel: Callable[..., Parts], first: Law, second: Law, scale: Any,
 def _check_scale(scale: Any) -> Any:
     if not _concrete(scale):
         return scale
-    check_numbers(scale=scale)
-    return float(scale)
+    return check_numbers(scale=scale)[0]
 
 
 def _pair(scores: tuple[Any, Any], messages: tuple[Any, Any], weights: tuple[Any, Any]) -> tuple[Law, Law, bool | None]:

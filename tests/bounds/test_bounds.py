@@ -11,7 +11,7 @@ from gmijax import bounds, distances, rates, sensitivity
 from gmijax.distances import W1
 
 SLOPE = sensitivity.LipschitzConstant(2.0, "certified", "z")
-INSTANCES, ATOMS, MESSAGES = 300, 12, 3
+INSTANCES, ATOMS, MESSAGES = 150, 12, 3
 OWN = np.arange(ATOMS) % MESSAGES
 ROUNDING = 1e-10
 
@@ -165,7 +165,6 @@ def test_three_points(eps, delta, change, exponential):
 @pytest.mark.parametrize(
     ("gain", "shift", "change", "w1_positive", "w2_rho"),
     [
-        (0.4, 0.0, -0.39281291064577384, 0.3928129106457736, 0.884878104428543 * 1.2993724822839876),
         (1.0, 1.0, -0.10412177920686516, 0.3023407071271984, None),
         (0.97, 0.02, -0.012026939346910848, 0.012047924869453015, 0.05453775012185465 * 1.2993724822839876),
     ],
