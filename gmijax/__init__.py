@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         stats,
         testing,
     )
+    from gmijax import bounds, checkpoints, distances, models, modes, rates, scoring, sensitivity, stats, testing
 
 __version__ = "0.1.0"
 
@@ -28,6 +29,7 @@ _ROOMS = (
     "distances",
     "interventions",
     "models",
+    "modes",
     "rates",
     "scoring",
     "sensitivity",
@@ -42,6 +44,7 @@ __all__ = [
     "distances",
     "interventions",
     "models",
+    "modes",
     "rates",
     "scoring",
     "sensitivity",
