@@ -9,7 +9,7 @@ from gmijax.modes._checks import check_level, check_same_space, check_tolerance,
 from gmijax.modes._cross import CrossFitted, Law, cross_fitted
 from gmijax.modes._eigenmodes import TOLERANCE, Source, fit
 from gmijax.modes._measure import squares
-from gmijax.modes._paths import Path, is_concrete, namespace, runs_on_host, total
+from gmijax.modes._paths import is_concrete, namespace, runs_on_host, total
 from gmijax.stats import chunks
 
 
@@ -71,7 +71,7 @@ def align(
     paired: bool = False,
     level: float = 0.95,
     tolerance: float = TOLERANCE,
-    path: Path = "auto",
+    path: str = "auto",
     space_modal: str = "",
     space_text: str = "",
 ) -> Alignment:

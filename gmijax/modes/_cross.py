@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gmijax.modes._eigenmodes import fit, place
+from gmijax.modes._eigenmodes import fit, mean_of, place
 from gmijax.modes._measure import Sample, averages, linear_error, paired_products, products, sample
 from gmijax.modes._paths import namespace, same_rows, total
 from gmijax.modes._results import Estimate, positive_estimate, share_estimate, squared_correlation_estimate
@@ -56,7 +56,7 @@ class Law(NamedTuple):
         """The rows with their mean, in one pass."""
         if source.whole is not None:
             rows = place(source.whole, top, on_host)
-            return cls(chunks(rows, name=source.name), rows.mean(axis=0), rows.shape[0], top, on_host)
+            return cls(chunks(rows, name=source.name), mean_of(rows), rows.shape[0], top, on_host)
         first = moments(source)
         return cls(source, first.mean.value, int(first.count), top, on_host)
 

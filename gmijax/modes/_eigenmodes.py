@@ -7,10 +7,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
+from numpy.typing import ArrayLike
 
 from gmijax.modes._checks import check_tolerance, space_of
-from gmijax.modes._paths import Path, is_concrete, namespace, runs_on_host
+from gmijax.modes._paths import both_paths, is_concrete, namespace, runs_on_host
 from gmijax.modes._solvers import Solution, leading_pairs, resolved, solve_array, solve_chunks
 from gmijax.modes._within import about_group_means
 from gmijax.stats import Chunks, chunks, moments
@@ -78,24 +78,38 @@ def place(array: Any, top: int | None, on_host: bool) -> Any:
     return np.asarray(array, np.float64) if top is None else np.asarray(array)
 
 
+@both_paths
+def mean_of(rows: Any) -> Any:
+    """The rows' mean, without loss where it is large beside the spread."""
+    return rows[0] + namespace(rows).mean(rows - rows[0][None, :], axis=0)
+
+
+def _fit_array(array: Any, top: int | None, tolerance: float, within: ArrayLike | None) -> tuple[Any, Solution, int]:
+    """The mean, the eigenpairs and the number of means taken out."""
+    (n, d), mean, groups = array.shape, mean_of(array), 1
+    if within is None:
+        check_top(top, n - 1, d)
+        centred = array - mean[None, :]
+    else:
+        rows, groups = about_group_means(chunks(array), within, "within")
+        check_top(top, n - groups, d)
+        centred = rows.whole
+    solution = solve_array(centred, degrees=n - groups, top=top, tolerance=tolerance)
+    if isinstance(array, np.ndarray) and array.dtype == np.float32 and np.max(solution.residuals) > tolerance:
+        return _fit_array(array.astype(np.float64), top, tolerance, within)  # beyond float32; the host has more
+    return mean, solution, groups
+
+
 def fit(
     source: Chunks, top: int | None, tolerance: float, on_host: bool, within: ArrayLike | None = None
 ) -> tuple[Any, Solution, int, int]:
     """The mean, all resolved eigenpairs, the number of rows and the degrees of freedom."""
-    rows, groups = source, 1
     if source.whole is not None:
-        array = place(source.whole, top, on_host)
-        n, d = array.shape
-        rows = Chunks(lambda: (array,), source.name, array)
-        mean = array.mean(axis=0)
-        if within is not None:
-            rows, groups = about_group_means(rows, within, "within")
-        check_top(top, n - groups, d)
-        centred = rows.whole - mean[None, :] if within is None else rows.whole
-        solution = solve_array(centred, degrees=n - groups, top=top, tolerance=tolerance)
+        n, d = source.whole.shape
+        mean, solution, groups = _fit_array(place(source.whole, top, on_host), top, tolerance, within)
     else:
         first = moments(source)
-        n, d, mean = int(first.count), first.mean.total.shape[0], first.mean.value
+        n, d, mean, rows, groups = int(first.count), first.mean.total.shape[0], first.mean.value, source, 1
         if within is not None:
             rows, groups = about_group_means(source, within, "within")
         check_top(top, n - groups, d)
@@ -114,7 +128,7 @@ def eigenmodes(
     top: int | None = None,
     within: ArrayLike | None = None,
     tolerance: float = TOLERANCE,
-    path: Path = "auto",
+    path: str = "auto",
     space: str = "",
 ) -> Modes:
     """Mean, total variance and the leading eigenmodes of a law, from an array or from chunks of any number of rows.

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from scipy import linalg
 
 POWER = 5  # applications of the operator beyond the first, in one cycle
 CYCLES = 8  # restarts end here, or where the residuals stop falling
@@ -39,12 +40,20 @@ def start_block(top: int, width: int, dtype, xp: Any) -> Any:
     return jax.random.normal(jax.random.key(0), shape, dtype)
 
 
+def thin_qr(columns: Any, xp: Any) -> tuple[Any, Any]:
+    """Orthonormal columns and the triangle; in the columns' own precision (numpy's computes float32 in float64)."""
+    if xp is np:
+        result: Any = linalg.qr(columns, mode="economic", check_finite=False)
+        return result
+    return jnp.linalg.qr(columns)
+
+
 def _orthonormal(rows: Any, basis: Any, xp: Any) -> Any:
     """Orthonormal rows that span what the given ones add to the basis."""
     for _ in range(2):  # once is not enough in floating point, and twice is
         if basis is not None:
             rows = rows - (rows @ basis.T) @ basis
-        rows = xp.linalg.qr(rows.T)[0].T
+        rows = thin_qr(rows.T, xp)[0].T
     return rows
 
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from gmijax.modes._krylov import basis_size, leading, null_floor, relative_residual, start_block
+from gmijax.modes._krylov import basis_size, leading, null_floor, relative_residual, start_block, thin_qr
 from gmijax.modes._paths import both_paths, is_concrete, namespace, same_rows, total
 from gmijax.stats import Chunks, moments
 
@@ -48,7 +48,11 @@ def _pairs(matrix: Any, count: int, top: int | None, tolerance: float, xp: Any) 
 
 
 @both_paths(static=("degrees", "top", "tolerance"))
-def _solve(centred: Any, *, degrees: int, top: int | None, tolerance: float) -> Solution:
+def solve_array(centred: Any, *, degrees: int, top: int | None, tolerance: float) -> Solution:
+    """Eigenmodes of centred rows through their Gram matrix, n x n or d x d: never larger than the rows themselves.
+
+    All modes by a full eigendecomposition, the leading ones by block Lanczos.
+    """
     xp = namespace(centred)
     n, d = centred.shape
     count = min(degrees, d) if top is None else top
@@ -61,22 +65,10 @@ def _solve(centred: Any, *, degrees: int, top: int | None, tolerance: float) -> 
         positive = xp.where(values > 0, values, 1)
         directions = (vectors @ centred) / xp.sqrt(positive)[:, None]
         if top is not None and top < n:  # a short QR takes out what the division by a small root has left over
-            orthonormal, triangle = xp.linalg.qr(directions.T)
+            orthonormal, triangle = thin_qr(directions.T, xp)
             directions = orthonormal.T * xp.where(xp.diagonal(triangle) < 0, -1, 1).astype(values.dtype)[:, None]
         fourth = xp.square(values) * xp.mean(xp.square(xp.square(vectors)), axis=1)
     return Solution(values / degrees, _signed(directions, xp), residuals, fourth, total_variance)
-
-
-def solve_array(centred: Any, *, degrees: int, top: int | None, tolerance: float) -> Solution:
-    """Eigenmodes of centred rows through their Gram matrix, n x n or d x d: never larger than the rows themselves.
-
-    All modes by a full eigendecomposition; the leading ones by block Lanczos, in float64 where float32 does not
-    reach the tolerance and the host does the work.
-    """
-    solution = _solve(centred, degrees=degrees, top=top, tolerance=tolerance)
-    if isinstance(centred, np.ndarray) and centred.dtype == np.float32 and np.max(solution.residuals) > tolerance:
-        return _solve(centred.astype(np.float64), degrees=degrees, top=top, tolerance=tolerance)
-    return solution
 
 
 @jax.jit

@@ -1,7 +1,6 @@
 """Subspaces spanned by modes: modality-specific against text-aligned ones, at a threshold of alpha."""
 
 from dataclasses import dataclass, field
-from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +9,7 @@ import numpy as np
 from gmijax.modes._alignment import Alignment
 from gmijax.modes._results import Estimate
 
-By = Literal["cross", "alpha", "matched"]
+BY = ("cross", "alpha", "matched")
 
 
 @jax.tree_util.register_dataclass
@@ -80,7 +79,7 @@ def _subspace(alignment: Alignment, chosen: np.ndarray) -> Subspace:
     )
 
 
-def split(alignment: Alignment, threshold: float = 0.5, *, by: By = "cross") -> Split:
+def split(alignment: Alignment, threshold: float = 0.5, *, by: str = "cross") -> Split:
     """Modality-specific (alpha below the threshold) and text-aligned modes.
 
     Args:
@@ -97,8 +96,8 @@ def split(alignment: Alignment, threshold: float = 0.5, *, by: By = "cross") -> 
     """
     if not 0 < threshold < np.inf:
         raise ValueError(f"threshold must be a positive number, got {threshold}")
-    if by not in get_args(By):
-        raise ValueError(f"by must be one of {', '.join(map(repr, get_args(By)))}, got {by!r}")
+    if by not in BY:
+        raise ValueError(f"by must be one of {', '.join(map(repr, BY))}, got {by!r}")
     cross = alignment.cross
     if by != "alpha" and cross is None:
         raise ValueError(f"by={by!r} needs align(..., cross_fit=True); by='alpha' takes the in-sample alpha")
