@@ -64,10 +64,7 @@ def squared_coordinates(x: ArrayLike, directions: Any, *, within: ArrayLike | No
     Raises:
       ValueError: for rows or contexts that do not fit, or directions that are not orthonormal.
     """
-    source = chunks(x) if not callable(x) else None
-    if source is None or source.whole is None:
-        raise ValueError("x must be an array of rows: squared coordinates are kept row by row")
-    rows = jnp.asarray(source.whole)
+    rows = jnp.asarray(chunks(x).whole)
     along = check_directions(directions, rows.shape[1])
     n, groups = rows.shape[0], 1
     if within is None:

@@ -12,7 +12,7 @@ class Law:
         self.d = d
         self.directions = np.linalg.qr(rng.normal(size=(d, d)))[0]
         self.variances = 4.0 * ratio ** np.arange(d)
-        self.alphas = np.where(np.arange(d) % 2 == 0, 2.0, 0.2)
+        self.alphas = np.where(np.arange(d) % 2 == 0, 1.5, 0.4)
         self.means = rng.normal(size=(2, d))
 
     def modal(self, n, rng):
