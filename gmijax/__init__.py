@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         testing,
     )
     from gmijax import bounds, checkpoints, distances, models, modes, rates, scoring, sensitivity, stats, testing
+    from gmijax import bounds, checkpoints, distances, models, probes, rates, scoring, sensitivity, stats, testing
 
 __version__ = "0.1.0"
 
@@ -30,6 +31,7 @@ _ROOMS = (
     "interventions",
     "models",
     "modes",
+    "probes",
     "rates",
     "scoring",
     "sensitivity",
@@ -45,6 +47,7 @@ __all__ = [
     "interventions",
     "models",
     "modes",
+    "probes",
     "rates",
     "scoring",
     "sensitivity",
