@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import ndtri
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 from numpy.typing import ArrayLike
 
 from gmijax.probes._checks import AXES, Layout, check_hidden_states, check_labels, check_level, check_rows, is_concrete
@@ -179,7 +179,10 @@ def _row_influence(values: Array, share: Array, targets: Array, classes: int, st
 
 def _f1_values(predictions: Array, share: Array, targets: Array, classes: int) -> tuple[Array, Array]:
     """One split's macro-F1 and each row's influence on it, (n,): F = 2 T / (P + Q) by label."""
-    count = lambda codes, mass: jnp.zeros((classes,), share.dtype).at[codes].add(mass)
+
+    def count(codes, mass):
+        return jnp.zeros((classes,), share.dtype).at[codes].add(mass)
+
     right = (predictions == targets).astype(share.dtype)
     total = count(targets, share) + count(predictions, share)
     seen = total > 0
@@ -278,7 +281,10 @@ def summarise(
 def assemble(figures: dict, probe: Probe, layout: Layout, **static) -> ProbeResult:
     """The result with the caller's axes; `layout.splits` is not one of them."""
     shape = layout._replace(splits=None).shape
-    keep = lambda a: a.reshape(*shape, *a.shape[3:])
+
+    def keep(a):
+        return a.reshape(*shape, *a.shape[3:])
+
     figures = {"selectivity": None, "control_accuracy": None, "p_value": None, **figures}
     tree = {**figures, "penalty": probe.penalty, "gap": probe.gap, "converged": probe.converged}
     return ProbeResult(**jax.tree.map(keep, tree), method=probe.method, **static)

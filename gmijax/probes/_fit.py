@@ -182,7 +182,7 @@ def _solve_sets(data: Standardised, codes, weights, penalty, **options) -> Solut
         mass = weights.reshape(sets * splits, -1)[index]
         solution = _solve_all(own, codes[index // splits], mass, penalty[:, stage].reshape(-1), start, **options)
         start = jnp.concatenate([solution.weight, solution.bias[:, :, None]], axis=-1)
-        parts.append(jax.tree.map(lambda a, m=len(stage): a.reshape(sets, m, splits, *a.shape[1:]), solution))
+        parts.append(jax.tree.map(lambda a, own=stage: a.reshape(sets, own.size, splits, *a.shape[1:]), solution))
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves, axis=1)[:, np.argsort(order)], *parts)
 
 
@@ -361,7 +361,7 @@ def _log_probabilities(weight, bias, mean, scale, x):
 
 
 def log_probabilities(probe: Probe, hidden_states: ArrayLike) -> Float[Array, "*batch n k"]:
-    """log P(class | hidden state) of every row by every probe. Jits, vmaps, and is differentiable in the rows.
+    """Log P(class | hidden state) of every row by every probe. Jits, vmaps, and is differentiable in the rows.
 
     Args:
       probe: fitted probes.
@@ -380,7 +380,10 @@ def log_probabilities(probe: Probe, hidden_states: ArrayLike) -> Float[Array, "*
     layers = batch[0] if "layers" in probe.axes else 1
     if x.ndim != 2 + ("layers" in probe.axes) or x.reshape(-1, *x.shape[-2:]).shape[0] != layers:
         raise ValueError(f"hidden_states has shape {x.shape} and the probe leading axes {probe.axes} of sizes {batch}")
-    flat = lambda a, tail: a.reshape(layers, -1, *tail)
+
+    def flat(a, tail):
+        return a.reshape(layers, -1, *tail)
+
     parts = [
         _log_probabilities(*arguments)
         for arguments in zip(

@@ -114,8 +114,13 @@ def search(
         armed = s.armed | (enough & (derivative >= 0))
         # Until then, steps are chosen by the function less its demanded decrease, where that has still to be met.
         tilt = jnp.where(~armed & (change <= s.best.change) & ~enough, target, 0)
-        lean = lambda p: Slope(p.step, p.change - tilt * p.step, p.slope - tilt)
-        stand = lambda p: Slope(p.step, p.change + tilt * p.step, p.slope + tilt)
+
+        def lean(p):
+            return Slope(p.step, p.change - tilt * p.step, p.slope - tilt)
+
+        def stand(p):
+            return Slope(p.step, p.change + tilt * p.step, p.slope + tilt)
+
         trial, best, other, bracketed = _next(lean(s.best), lean(s.other), lean(now), s.bracketed, s.low, s.high)
         best, other = stand(best), stand(other)
 
@@ -126,8 +131,7 @@ def search(
         high = jnp.where(bracketed, jnp.maximum(best.step, other.step), trial + 4 * (trial - best.step))
         stuck = bracketed & ((trial <= low) | (trial >= high) | (high - low <= _NARROW * high))
         trial = jnp.where(stuck, best.step, trial)
-        proposal = _Search(trial, best, other, bracketed, armed, widths, low, high, taken, active, s.evaluations + 1)
-        return proposal
+        return _Search(trial, best, other, bracketed, armed, widths, low, high, taken, active, s.evaluations + 1)
 
     wide = jnp.full_like(slope, 1e10)
     start = _Search(
@@ -143,5 +147,8 @@ def search(
         active=active,
         evaluations=jnp.zeros((), jnp.int32),
     )
-    unfinished = lambda s: jnp.any(s.active) & (s.evaluations < MAX_EVALUATIONS)
+
+    def unfinished(s):
+        return jnp.any(s.active) & (s.evaluations < MAX_EVALUATIONS)
+
     return lax.while_loop(unfinished, advance, start).taken

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from gmijax.probes._line_search import search
 
@@ -106,7 +106,7 @@ def standardise(x: Float[Array, "n d"], weights: Float[Array, "problems n"]) -> 
 
     Returns:
       The shared rows and what turns them into z-scores. A feature whose deviation is within rounding of its mean
-      (16 times the dtype's epsilon, or 0.3 % of its distance from the mean of all problems in float32) is constant.
+      (16 epsilon of its mean, or sqrt(2 n epsilon) of its distance from the mean of all problems) is constant.
     """
     eps = jnp.finfo(x.dtype).eps
     share = weights / jnp.sum(weights, axis=1, keepdims=True)
@@ -114,7 +114,8 @@ def standardise(x: Float[Array, "n d"], weights: Float[Array, "problems n"]) -> 
     rows = x - centre  # large means would cost digits
     mean, square = share @ rows, share @ jnp.square(rows)
     variance = square - mean**2
-    varies = variance > jnp.maximum(64 * eps * square, jnp.square(16 * eps * centre))
+    # Sums of n equal terms are off by up to n eps: a feature that is constant in training must not look alive.
+    varies = variance > jnp.maximum(2 * x.shape[0] * eps * square, jnp.square(16 * eps * centre))
     deviation = jnp.sqrt(jnp.where(varies, variance, 1))
     one = jnp.ones_like(mean[:, :1])
     return Standardised(
@@ -185,7 +186,10 @@ def _direction(memory: _Memory, gradient: jax.Array, newest: jax.Array) -> jax.A
     # Scaled by the latest pair that is still used.
     age = jnp.where(used, (newest - jnp.arange(m)) % m, m)
     latest = jnp.argmin(age, axis=1)
-    take = lambda a: jnp.take_along_axis(a, latest[:, None], axis=1)[:, 0]
+
+    def take(a):
+        return jnp.take_along_axis(a, latest[:, None], axis=1)[:, 0]
+
     sizes = take(jnp.diagonal(products[:, m:, m:], axis1=1, axis2=2))
     any_used = jnp.any(used, axis=1)
     gamma = jnp.where(any_used, take(curvature) / jnp.where(any_used, sizes, 1), 1)
@@ -339,7 +343,10 @@ def solve(
         iterations=jnp.zeros((problems,), jnp.int32),
         step=jnp.zeros((), jnp.int32),
     )
-    unfinished = lambda state: jnp.any(state.active) & (state.step < max_iterations)
+
+    def unfinished(state):
+        return jnp.any(state.active) & (state.step < max_iterations)
+
     last = lax.while_loop(unfinished, advance, initial)
     return Solution(
         weight=last.theta[:, :, :-1],
