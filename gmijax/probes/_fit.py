@@ -292,7 +292,7 @@ def fit(
     *,
     weights: ArrayLike | None = None,
     penalty: ArrayLike = 1.0,
-    method: Method = "path",
+    method: str = "path",
     tolerance: float | None = None,
     max_iterations: int = MAX_ITERATIONS,
     classes: int | None = None,

@@ -24,7 +24,6 @@ from gmijax.probes._evaluate import (
 )
 from gmijax.probes._fit import (
     MAX_ITERATIONS,
-    Method,
     Targets,
     check_options,
     check_penalty,
@@ -160,7 +159,7 @@ def probe(
     seeds: Sequence[int] = splits.SEEDS,
     test_share: float = 0.2,
     penalty: ArrayLike = 1.0,
-    method: Method = "path",
+    method: str = "path",
     tolerance: float | None = None,
     max_iterations: int = MAX_ITERATIONS,
     select: str | None = None,
@@ -251,7 +250,7 @@ def best_layer(
     seeds: Sequence[int] = splits.SEEDS,
     test_share: float = 0.2,
     penalty: ArrayLike = 1.0,
-    method: Method = "path",
+    method: str = "path",
     tolerance: float | None = None,
     max_iterations: int = MAX_ITERATIONS,
     level: float = 0.95,
