@@ -206,7 +206,7 @@ def _summarise(
     units: int,
     stratified: bool,
     level: float,
-) -> dict[str, Estimate | Array]:
+) -> dict[str, Estimate | Array | Chance]:
     """The figures of one layer, set of labels and penalty."""
     dtype = log_likelihoods.dtype
     n = targets.shape[0]

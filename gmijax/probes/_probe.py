@@ -214,7 +214,7 @@ def probe(
     figures = task.figures(
         scores(fitted, task.layers, task.codes), fitted.classes, stratified=groups is None, level=level
     )
-    if shuffles:
+    if shuffles and key is not None:
         by_set = [
             _controls(
                 task.layers,
