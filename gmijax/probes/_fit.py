@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, get_args
 
@@ -276,7 +276,7 @@ def check_options(method: str, tolerance: float | None, max_iterations: int) -> 
     return float(tolerance)
 
 
-def check_penalty(penalty: ArrayLike) -> np.ndarray | jax.Array:
+def check_penalty(penalty: ArrayLike | Sequence[float]) -> np.ndarray | jax.Array:
     """One or several penalties above 0."""
     array = penalty if isinstance(penalty, jax.Array) else np.asarray(penalty, np.float64)
     if array.ndim > 1 or not array.size:
@@ -291,7 +291,7 @@ def fit(
     labels: ArrayLike,
     *,
     weights: ArrayLike | None = None,
-    penalty: ArrayLike = 1.0,
+    penalty: ArrayLike | Sequence[float] = 1.0,
     method: str = "path",
     tolerance: float | None = None,
     max_iterations: int = MAX_ITERATIONS,

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 from numpy.typing import ArrayLike
 
 SEEDS = (42, 43, 44, 45, 46)  # of the paper (appendix B.1)
@@ -144,3 +144,53 @@ def grouped(
             )
         held_out.append(np.isin(codes, order[:test_groups]))
     return np.array(held_out).reshape(len(seeds), len(array))
+
+
+def k_fold(labels: ArrayLike, *, groups: ArrayLike | None = None, folds: int = 5, seed: int) -> Int[np.ndarray, " n"]:
+    """The fold of every row, such that each row is tested once.
+
+    Without groups every label is spread over the folds as evenly as can be; with them a group is whole in one fold, and
+    a draw that would leave a label out of some fold's training rows is rejected.
+
+    Args:
+      labels: one a row, shape (n,).
+      groups: one a row, shape (n,), or None.
+      folds: how many, at least 2.
+      seed: of the shuffles.
+
+    Returns:
+      0..folds-1, shape (n,).
+
+    Raises:
+      ValueError: for a label with fewer rows than folds, fewer groups than folds, shapes that differ, or labels that no
+        draw out of 1000 leaves in training.
+    """
+    array, random = _check_vector(labels, "labels"), np.random.RandomState(seed)
+    if folds < 2:
+        raise ValueError(f"folds must be at least 2, got {folds}")
+    classes, codes, counts = np.unique(array, return_inverse=True, return_counts=True)
+    if groups is None:
+        if counts.min() < folds:
+            raise ValueError(
+                f"label {classes[counts.argmin()]!s} has {counts.min()} rows, fewer than {folds} folds; drop or merge "
+                "such labels, or take fewer folds"
+            )
+        order = np.lexsort((random.permutation(len(array)), codes))
+        fold = np.empty(len(array), int)
+        fold[order] = np.arange(len(array)) % folds
+        return fold
+    names, members = np.unique(_check_vector(groups, "groups"), return_inverse=True)
+    if len(members) != len(array) or len(names) < folds:
+        raise ValueError(
+            f"groups has {len(members)} entries for {len(array)} labels, and {len(names)} groups for {folds} folds"
+        )
+    for _ in range(_DRAWS):
+        fold = (random.permutation(len(names)) % folds)[members]
+        held = np.zeros((len(classes), folds))
+        np.add.at(held, (codes, fold), 1)
+        if (counts[:, None] - held > 0).all():
+            return fold
+    raise ValueError(
+        f"groups: none of {_DRAWS} draws left every label training rows in all {folds} folds; drop labels that occur "
+        "in one group only, or split without groups"
+    )
