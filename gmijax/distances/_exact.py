@@ -1,46 +1,24 @@
-"""Exact transport between small point sets in any dimension, on the host."""
-
-from dataclasses import dataclass
-from typing import Literal
+"""Transport between finite laws in any dimension: exact numbers, plans and potentials, on the host."""
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy import sparse
-from scipy.optimize import linear_sum_assignment, linprog
 from scipy.sparse.csgraph import maximum_bipartite_matching
 from scipy.spatial.distance import cdist
 
-LARGEST_ASSIGNMENT = 4096
-LARGEST_PROGRAM = 65_536
+from gmijax.distances._checks import check_given
+from gmijax.distances._distance import Distance, Given
+from gmijax.distances._transport import Plan, pairwise, solve
+
+LARGEST_BOTTLENECK = 4096
 ROWS = 1024  # of one block of pairwise distances
-
-Given = Literal["(c, y)", "c", "none"]
-
-
-@dataclass(frozen=True)
-class W1:
-    """A first-order transport distance.
-
-    Attributes:
-      value: in the unit of the representations.
-      n: points of the first law; 0 where the value is known without a sample.
-      m: points of the second law.
-      given: what both laws are conditioned on, "(c, y)", "c" or "none"; bounds ask for a certain one.
-      space: the representations' space (model, hook point, pooling, width); bounds refuse to combine two.
-    """
-
-    value: float
-    n: int
-    m: int
-    given: Given
-    space: str
 
 
 def _points(points: ArrayLike, name: str) -> np.ndarray:
     """The points as rows, float64."""
     array = np.asarray(points, np.float64)
     if array.ndim < 2 or not array.size:
-        raise ValueError(f"{name} must hold points along its first axis, got shape {array.shape}")
+        raise ValueError(f"{name} must hold points along its first axis, shape (n, ...), got shape {array.shape}")
     if not np.isfinite(array).all():
         raise ValueError(f"{name} holds NaN or infinite values; drop these points")
     return array.reshape(len(array), -1)
@@ -64,82 +42,72 @@ def _masses(weights: ArrayLike | None, count: int, name: str) -> np.ndarray:
     return masses / masses.sum()
 
 
-def _nested(n: int, m: int) -> bool:
-    return n % m == 0 or m % n == 0
+def transport(
+    x: ArrayLike, y: ArrayLike, *, weights_x: ArrayLike | None = None, weights_y: ArrayLike | None = None
+) -> Plan:
+    """The optimal coupling of two finite laws for the Euclidean distance, with potentials that certify it.
 
-
-def _matched_cost(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Pairwise distances, the smaller set repeated to the size of the larger: transport is then a matching."""
-    size = max(len(first), len(second))
-    if size > LARGEST_ASSIGNMENT:
-        raise ValueError(
-            f"x and y have up to {size} points; an exact matching takes at most {LARGEST_ASSIGNMENT}: subsample"
-        )
-    cost = cdist(first, second)
-    return np.repeat(np.repeat(cost, size // len(first), axis=0), size // len(second), axis=1)
-
-
-def _transport_cost(cost: np.ndarray, masses_x: np.ndarray, masses_y: np.ndarray) -> float:
-    """The least cost of any coupling, by linear programming."""
-    cost = cost[np.ix_(masses_x > 0, masses_y > 0)]
-    n, m = cost.shape
-    if cost.size > LARGEST_PROGRAM:
-        raise ValueError(
-            f"x and y make {n} x {m} pairs; transport with weights, or between counts of which neither divides the "
-            f"other, takes at most {LARGEST_PROGRAM}: subsample to uniform sets of one size"
-        )
-    margins = sparse.vstack([
-        sparse.kron(sparse.eye_array(n), np.ones((1, m))),
-        sparse.kron(np.ones((1, n)), sparse.eye_array(m)),
-    ])  # fmt: skip
-    masses = np.concatenate([masses_x[masses_x > 0], masses_y[masses_y > 0]])
-    # The last margin follows from the others; kept, it could contradict them by rounding.
-    result = linprog(cost.ravel(), A_eq=margins.tocsr()[:-1], b_eq=masses[:-1], method="highs")
-    if result.status != 0:
-        raise RuntimeError(f"the transport problem between x and y was not solved: {result.message}")
-    return float(max(result.fun, 0))
-
-
-def w1(
-    x: ArrayLike,
-    y: ArrayLike,
-    *,
-    given: Given,
-    space: str,
-    weights_x: ArrayLike | None = None,
-    weights_y: ArrayLike | None = None,
-) -> W1:
-    """Exact W1 between two finite laws, Euclidean cost on flattened points.
-
-    An assignment problem for uniform sets of which one count divides the other, else a linear program (HiGHS, to its
-    tolerance of 1e-7). As an estimate of the distance of the laws that were sampled it is biased up (THEORY.md,
-    section 3): report it beside that of split halves.
+    Exact for any sizes and weights. A matching (scipy's Hungarian method) for uniform sets of which few copies make
+    one size; else a linear program (HiGHS) on a few arcs that grow until no other arc would lower the cost. Needs
+    8 n m bytes a few times over. In float64 whatever the input.
 
     Args:
       x: points, shape (n, ...).
       y: points, shape (m, ...).
-      given: what both laws are conditioned on: "(c, y)", "c" or "none".
-      space: the name of the representations' space.
       weights_x: masses of x, shape (n,), >= 0; their sum need not be 1. Equal where None.
       weights_y: masses of y, shape (m,).
 
     Returns:
-      The distance with its labels.
+      A `Plan`: `value`, the arcs with their masses, both potentials, and the `gap` to the lower bound they certify.
 
     Raises:
-      ValueError: for points that are not finite or of different dimensions, weights that do not fit, more than 4096
-        points to assign, or more than 65536 pairs in a linear program.
-      RuntimeError: if the linear program is not solved.
+      ValueError: for points that are not finite or of different dimensions, or weights that do not fit.
+      RuntimeError: if a linear program is not solved.
     """
     first, second = _pair(x, y)
-    if weights_x is None and weights_y is None and _nested(len(first), len(second)):
-        cost = _matched_cost(first, second)
-        value = float(cost[linear_sum_assignment(cost)].mean())
-    else:
-        masses_x = _masses(weights_x, len(first), "weights_x")
-        masses_y = _masses(weights_y, len(second), "weights_y")
-        value = _transport_cost(cdist(first, second), masses_x, masses_y)
-    return W1(value, len(first), len(second), given, space)
+    masses_x = _masses(weights_x, len(first), "weights_x")
+    masses_y = _masses(weights_y, len(second), "weights_y")
+    return solve(pairwise(first, second), masses_x, masses_y)
+
+
+def certified(plan: Plan) -> bool:
+    """Whether a plan's potentials prove it optimal to 1e-7 of its cost (or of the costs' rounding, where that is 0)."""
+    spread = max(np.ptp(plan.potential_x), np.ptp(plan.potential_y), plan.value)
+    return bool(abs(plan.gap) <= 1e-7 * spread + np.finfo(np.float64).tiny)
+
+
+def w1_exact(
+    x: ArrayLike,
+    y: ArrayLike,
+    *,
+    weights_x: ArrayLike | None = None,
+    weights_y: ArrayLike | None = None,
+    given: Given = "none",
+    space: str = "",
+) -> Distance:
+    """W1 of two laws that are finite, Euclidean cost on flattened points: a number, not an estimate.
+
+    For samples of larger laws use `w1`, which reports the bias, the null and an interval. Algorithms as `transport`.
+
+    Args:
+      x: points, shape (n, ...).
+      y: points, shape (m, ...).
+      weights_x: masses of x, shape (n,), >= 0; their sum need not be 1. Equal where None.
+      weights_y: masses of y, shape (m,).
+      given: what both laws are conditioned on: "(c, y)", "c" or "none".
+      space: the name of the representations' space.
+
+    Returns:
+      A `Distance` without uncertainty; `converged` says whether the potentials certify it to 1e-7.
+
+    Raises:
+      ValueError: as `transport`.
+      RuntimeError: as `transport`.
+    """
+    check_given(given)
+    plan = transport(x, y, weights_x=weights_x, weights_y=weights_y)
+    n, m = len(plan.potential_x), len(plan.potential_y)
+    return Distance(plan.value, converged=certified(plan), n=n, m=m, name="W1 (finite laws)", given=given, space=space)
 
 
 def w_inf(x: ArrayLike, y: ArrayLike) -> float:
@@ -157,9 +125,15 @@ def w_inf(x: ArrayLike, y: ArrayLike) -> float:
         other, or more than 4096 points.
     """
     first, second = _pair(x, y)
-    if not _nested(len(first), len(second)):
-        raise ValueError(f"x and y have {len(first)} and {len(second)} points; one count must divide the other")
-    cost = _matched_cost(first, second)
+    n, m = len(first), len(second)
+    if n % m and m % n:
+        raise ValueError(f"x and y have {n} and {m} points; one count must divide the other")
+    size = max(n, m)
+    if size > LARGEST_BOTTLENECK:
+        raise ValueError(
+            f"x and y have up to {size} points; the bottleneck takes at most {LARGEST_BOTTLENECK}: subsample"
+        )
+    cost = np.repeat(np.repeat(cdist(first, second), size // n, axis=0), size // m, axis=1)
     radii = np.unique(cost)
     low, high = 0, len(radii) - 1
     while low < high:

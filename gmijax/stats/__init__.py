@@ -2,9 +2,9 @@
 
 from gmijax.stats._chunks import Chunks, chunks
 from gmijax.stats._intervals import Interval, influence_standard_error, normal_interval
+from gmijax.stats._moments import CompensatedSum, Moments, moments
 from gmijax.stats._quantiles import quantile_interval
 from gmijax.stats._ranks import RankCorrelation, rank_correlation
-from gmijax.stats._moments import CompensatedSum, Moments, moments
 from gmijax.stats._resampling import (
     exponential_weights,
     permutation_p_value,
@@ -17,9 +17,9 @@ __all__ = [
     "Chunks",
     "CompensatedSum",
     "Interval",
+    "Moments",
     "RankCorrelation",
     "SignFlipTest",
-    "Moments",
     "chunks",
     "exponential_weights",
     "influence_standard_error",

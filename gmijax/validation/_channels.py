@@ -81,7 +81,7 @@ def _shifts(progress: Callable[[str, int, int], None]) -> list[dict[str, Any]]:
         modal = channels.GaussianLabels(MEANS + step, PRIORS, means_hat=MEANS)
         after = modal.rates()
         largest = max(before.gmi_messages_scale, after.gmi_messages_scale)
-        moved = distances.W1(step, 0, 0, given="(c, y)", space="z")
+        moved = distances.known(step, given="(c, y)", space="z")
         bound = bounds.messages(largest, slope, moved)
         at_one = float(modal.curve(one, "messages")[0] - text.curve(one, "messages")[0])
         records.append(

@@ -137,8 +137,8 @@ def _compare(
     matched = flat_text[modal.messages]
     moved = np.linalg.norm(flat_modal - matched, axis=1)
     # Given Y the text law is one point, so that exact transport is the mean displacement.
-    given_y = distances.W1(float(moved.mean()), len(flat_modal), len(flat_text), given="(c, y)", space=SPACE)
-    given_c = distances.w1(flat_text, flat_modal, given="c", space=SPACE)
+    given_y = distances.known(float(moved.mean()), given="(c, y)", space=SPACE)
+    given_c = distances.w1_exact(flat_text, flat_modal, given="c", space=SPACE)
     farthest = distances.w_inf(flat_text, flat_modal)
     width = distances.diameter(flat_text, flat_modal)
     slope = sensitivity.LipschitzConstant(index["value"], index["kind"], SPACE)

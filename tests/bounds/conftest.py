@@ -1,9 +1,9 @@
 import pytest
 
-from gmijax.distances import W1
+from gmijax.distances import known
 
 
 @pytest.fixture(scope="session")
 def known():
     """Makes an exactly known distance."""
-    return lambda value, *, given, space="z": W1(value, 0, 0, given, space)
+    return lambda value, *, given, space="z": known(value, given=given, space=space)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from gmijax import bounds, sensitivity
-from gmijax.distances import W1
+from gmijax.distances import known
 from gmijax.sensitivity import lipschitz_index
 
 
@@ -14,12 +14,12 @@ def test_index_is_a_percentile_and_says_so():
     constant = index.constant("z")
     assert (constant.value, constant.kind, constant.space) == (95.0, "sampled", "z")
     assert constant.assumptions == ("the 0.95 quantile of 101 gradient norms",)
-    bound = bounds.messages(1.0, constant, W1(0.1, 1, 1, "(c, y)", "z"))
+    bound = bounds.messages(1.0, constant, known(0.1, given="(c, y)", space="z"))
     assert (bound.value, bound.kind) == (pytest.approx(19.0), "index")
 
 
 def test_only_a_certified_constant_makes_a_bound():
-    moved = W1(0.1, 1, 1, "(c, y)", "z")
+    moved = known(0.1, given="(c, y)", space="z")
     certified = sensitivity.certified_softmax([[1.0], [-1.0]], space="z")
     searched = sensitivity.SearchedConstant(2.0, "searched", "z")
     assert [bounds.messages(1.0, slope, moved).kind for slope in (certified, searched)] == ["bound", "index"]

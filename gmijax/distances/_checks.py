@@ -1,0 +1,129 @@
+"""The front doors' checks. Values are checked where they are known; under a trace only shapes can be."""
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jaxtyping import Array, Float
+from numpy.typing import ArrayLike
+
+GIVEN = ("(c, y)", "c", "none")
+
+
+def is_concrete(*arrays: Any) -> bool:
+    """Whether all values are known, that is, none is being traced."""
+    return not any(isinstance(array, Tracer) for array in arrays)
+
+
+def check_choice(value: Any, choices: tuple[str, ...], name: str) -> None:
+    """One of a few words."""
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
+
+
+def check_given(given: str) -> None:
+    """What both laws are conditioned on."""
+    check_choice(given, GIVEN, "given")
+
+
+def check_level(level: float) -> None:
+    """A coverage strictly between 0 and 1."""
+    if not 0 < level < 1:
+        raise ValueError(f"level must lie strictly between 0 and 1, got {level}")
+
+
+def check_count(value: int, least: int, name: str) -> None:
+    """A whole number of at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+        raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
+
+
+def check_positive(value: Any, name: str) -> None:
+    """A finite number above 0, or several, where they are known."""
+    if is_concrete(value):
+        array = np.asarray(value)
+        if not (array.size and np.isfinite(array).all() and (array > 0).all()):
+            raise ValueError(f"{name} must be finite and above 0, got {value!r}")
+
+
+def check_common(given: str, level: float, permutations: int) -> None:
+    """The options that all distances share."""
+    check_given(given)
+    check_level(level)
+    check_count(permutations, 0, "permutations")
+
+
+def check_weights(weights: ArrayLike | None, count: int, name: str, dtype: Any = None) -> Array | None:
+    """One weight a row, finite, >= 0, at least two of them positive."""
+    if weights is None:
+        return None
+    array = jnp.asarray(weights, dtype)
+    if array.shape != (count,):
+        raise ValueError(f"{name} must have one weight a row, shape ({count},), got {array.shape}")
+    if is_concrete(array):
+        values = np.asarray(array)
+        if not (np.isfinite(values).all() and (values >= 0).all()):
+            raise ValueError(f"{name} must be finite and >= 0; a weight of 0 leaves a row out")
+        if (values > 0).sum() < 2:
+            raise ValueError(f"{name} leaves {(values > 0).sum()} rows of positive weight; a law needs at least 2")
+    return array
+
+
+def _check_rows(array: Any, weights: Any, name: str) -> None:
+    if array.shape[0] < 2:
+        raise ValueError(f"{name} has {array.shape[0]} row; a law needs at least 2 to be told from noise")
+    if is_concrete(array, weights):
+        good = np.isfinite(np.asarray(array)).all(axis=1)
+        if weights is not None:
+            good |= np.asarray(weights) == 0
+        if not good.all():
+            bad = np.flatnonzero(~good)
+            raise ValueError(
+                f"{name} holds NaN or infinite values in {len(bad)} rows, the first at row {bad[0]}; drop these rows, "
+                "or give them a weight of 0"
+            )
+
+
+def _flat(points: ArrayLike, name: str) -> Array:
+    array = jnp.asarray(points)
+    if array.ndim < 2 or array.size == 0:
+        raise ValueError(f"{name} must hold points along its first axis, shape (n, ...), got shape {array.shape}")
+    if jnp.issubdtype(array.dtype, jnp.complexfloating):
+        raise ValueError(f"{name} must be real, got {array.dtype}")
+    dtype = jnp.result_type(array.dtype, jnp.float32)
+    return array.reshape(array.shape[0], -1).astype(dtype)
+
+
+def check_sample(points: ArrayLike, weights: ArrayLike | None, name: str, weights_name: str) -> tuple[Array, Array]:
+    """A sample as float rows and their weights; rows of weight 0 are zeroed, since padding may hold NaN."""
+    array = _flat(points, name)
+    mass = check_weights(weights, len(array), weights_name, array.dtype)
+    _check_rows(array, mass, name)
+    if mass is None:
+        return array, jnp.ones(array.shape[0], array.dtype)
+    return jnp.where(mass[:, None] > 0, array, 0), mass
+
+
+def check_pair(
+    x: ArrayLike, y: ArrayLike, weights_x: ArrayLike | None, weights_y: ArrayLike | None
+) -> tuple[Float[Array, "n d"], Float[Array, "m d"], Float[Array, " n"], Float[Array, " m"]]:
+    """Both samples as rows of one float dtype, with weights of mean 1 over the rows that count; the others are zeroed.
+
+    A mean of 1 lets permuted labels mix rows of x and of y whose weights came in different units.
+    """
+    first, mass_x = check_sample(x, weights_x, "x", "weights_x")
+    second, mass_y = check_sample(y, weights_y, "y", "weights_y")
+    if first.shape[1] != second.shape[1]:
+        raise ValueError(f"x and y have {first.shape[1]} and {second.shape[1]} dimensions: not one space")
+    dtype = jnp.result_type(first.dtype, second.dtype)
+
+    def mean_one(mass: Array) -> Array:
+        return (mass * (jnp.sum(mass > 0) / jnp.sum(mass))).astype(dtype)
+
+    return first.astype(dtype), second.astype(dtype), mean_one(mass_x), mean_one(mass_y)
+
+
+def count_rows(weights: Array) -> int:
+    """How many rows count, where that is known; all rows under a trace."""
+    return int((np.asarray(weights) > 0).sum()) if is_concrete(weights) else weights.shape[0]
