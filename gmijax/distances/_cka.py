@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 
 from gmijax.distances._bandwidth import gaussian, median_distance
 from gmijax.distances._checks import check_choice, check_common, check_positive, check_sample, count_rows
-from gmijax.distances._distance import Distance, Given
+from gmijax.distances._distance import Distance
 from gmijax.distances._draws import random_order
 from gmijax.distances._pooled import squared_distances
 from gmijax.stats import influence_standard_error, normal_interval, permutation_p_value
@@ -215,12 +215,12 @@ def cka(
     y: ArrayLike,
     *,
     mask: ArrayLike | None = None,
-    kernel: Literal["linear", "rbf"] = "linear",
-    bandwidth: ArrayLike | Literal["median"] = "median",
+    kernel: str = "linear",
+    bandwidth: ArrayLike | str = "median",
     debiased: bool = True,
     permutations: int = 199,
     level: float = 0.95,
-    given: Given = "none",
+    given: str = "none",
     space: str = "",
     key: Array,
 ) -> Distance:

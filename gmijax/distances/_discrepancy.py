@@ -2,7 +2,6 @@
 
 import math
 from functools import partial
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +20,7 @@ from gmijax.distances._checks import (
     count_rows,
     is_concrete,
 )
-from gmijax.distances._distance import Distance, Given
+from gmijax.distances._distance import Distance
 from gmijax.distances._draws import SPLITS, Labels, label_lines, random_order, random_subsets
 from gmijax.distances._inference import summary
 from gmijax.distances._pooled import (
@@ -153,15 +152,15 @@ def mmd2(
     *,
     weights_x: ArrayLike | None = None,
     weights_y: ArrayLike | None = None,
-    bandwidth: ArrayLike | Literal["median"] = "median",
-    estimator: Literal["unbiased", "block"] = "unbiased",
+    bandwidth: ArrayLike | str = "median",
+    estimator: str = "unbiased",
     block_size: int | None = None,
     projection: int | None = None,
-    interval: Literal["jackknife", "bootstrap"] = "jackknife",
+    interval: str = "jackknife",
     draws: int = 200,
     permutations: int = 199,
     level: float = 0.95,
-    given: Given = "none",
+    given: str = "none",
     space: str = "",
     key: Array,
 ) -> Distance:
@@ -247,7 +246,7 @@ def energy(
     projection: int | None = None,
     permutations: int = 199,
     level: float = 0.95,
-    given: Given = "none",
+    given: str = "none",
     space: str = "",
     key: Array,
 ) -> Distance:

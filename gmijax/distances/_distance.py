@@ -1,14 +1,11 @@
 """What every distance returns."""
 
 from dataclasses import dataclass, field
-from typing import Literal
 
 import jax
 
 from gmijax.distances._checks import check_given
 from gmijax.stats import Interval
-
-Given = Literal["(c, y)", "c", "none"]
 
 
 @jax.tree_util.register_dataclass
@@ -46,12 +43,12 @@ class Distance:
     n: int = field(default=0, metadata={"static": True})
     m: int = field(default=0, metadata={"static": True})
     name: str = field(default="known", metadata={"static": True})
-    given: Given = field(default="none", metadata={"static": True})
+    given: str = field(default="none", metadata={"static": True})
     space: str = field(default="", metadata={"static": True})
     level: float = field(default=0.95, metadata={"static": True})
 
 
-def known(value: float, *, given: Given = "none", space: str = "", name: str = "known") -> Distance:
+def known(value: float, *, given: str = "none", space: str = "", name: str = "known") -> Distance:
     """A distance that is known exactly, without a sample.
 
     Args:

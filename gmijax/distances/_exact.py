@@ -7,7 +7,7 @@ from scipy.sparse.csgraph import maximum_bipartite_matching
 from scipy.spatial.distance import cdist
 
 from gmijax.distances._checks import check_given
-from gmijax.distances._distance import Distance, Given
+from gmijax.distances._distance import Distance
 from gmijax.distances._transport import Plan, pairwise, solve
 
 LARGEST_BOTTLENECK = 4096
@@ -82,7 +82,7 @@ def w1_exact(
     *,
     weights_x: ArrayLike | None = None,
     weights_y: ArrayLike | None = None,
-    given: Given = "none",
+    given: str = "none",
     space: str = "",
 ) -> Distance:
     """W1 of two laws that are finite, Euclidean cost on flattened points: a number, not an estimate.

@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 from numpy.typing import ArrayLike
 
 from gmijax.distances._checks import check_common, check_pair, count_rows
-from gmijax.distances._distance import Distance, Given
+from gmijax.distances._distance import Distance
 from gmijax.distances._draws import split_rows
 from gmijax.distances._inference import summary, weighted_variance
 from gmijax.distances._projection import project
@@ -67,7 +67,7 @@ def gaussian_w2(
     projection: int | None = None,
     permutations: int = 199,
     level: float = 0.95,
-    given: Given = "none",
+    given: str = "none",
     space: str = "",
     key: Array,
 ) -> Distance:

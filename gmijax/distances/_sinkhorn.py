@@ -1,7 +1,7 @@
 """Entropic transport by Sinkhorn's iterations: the cost in two conventions, and the debiased divergence."""
 
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from jaxtyping import Array
 from numpy.typing import ArrayLike
 
 from gmijax.distances._checks import check_choice, check_common, check_count, check_pair, check_positive, count_rows
-from gmijax.distances._distance import Distance, Given
+from gmijax.distances._distance import Distance
 from gmijax.distances._draws import split_rows
 from gmijax.distances._inference import summary, weighted_variance
 from gmijax.distances._pooled import pooled_mean, squared_distances
@@ -184,15 +184,15 @@ def sinkhorn(
     *,
     weights_x: ArrayLike | None = None,
     weights_y: ArrayLike | None = None,
-    convention: Literal["transport", "entropic"] = "transport",
-    cost: Literal["euclidean", "squared"] = "euclidean",
+    convention: str = "transport",
+    cost: str = "euclidean",
     epsilon: float | Array | None = None,
     tolerance: float = 1e-5,
     max_iterations: int = 5000,
     projection: int | None = None,
     permutations: int = 199,
     level: float = 0.95,
-    given: Given = "none",
+    given: str = "none",
     space: str = "",
     key: Array,
 ) -> Distance:
@@ -244,15 +244,15 @@ def sinkhorn_divergence(
     *,
     weights_x: ArrayLike | None = None,
     weights_y: ArrayLike | None = None,
-    convention: Literal["transport", "entropic"] = "entropic",
-    cost: Literal["euclidean", "squared"] = "euclidean",
+    convention: str = "entropic",
+    cost: str = "euclidean",
     epsilon: float | Array | None = None,
     tolerance: float = 1e-5,
     max_iterations: int = 5000,
     projection: int | None = None,
     permutations: int = 199,
     level: float = 0.95,
-    given: Given = "none",
+    given: str = "none",
     space: str = "",
     key: Array,
 ) -> Distance:

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 from numpy.typing import ArrayLike
 
 from gmijax.distances._checks import check_common, check_count, check_pair, count_rows, is_concrete
-from gmijax.distances._distance import Distance, Given
+from gmijax.distances._distance import Distance
 from gmijax.distances._draws import label_lines
 from gmijax.distances._inference import summary, weighted_variance
 from gmijax.distances._projection import project
@@ -129,7 +129,7 @@ def sliced_w1(
     projection: int | None = None,
     permutations: int = 199,
     level: float = 0.95,
-    given: Given = "none",
+    given: str = "none",
     space: str = "",
     key: Array,
 ) -> Distance:
@@ -261,7 +261,7 @@ def max_sliced_w1(
     projection: int | None = None,
     permutations: int = 199,
     level: float = 0.95,
-    given: Given = "none",
+    given: str = "none",
     space: str = "",
     key: Array,
 ) -> Distance:
