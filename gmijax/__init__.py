@@ -13,14 +13,14 @@ if TYPE_CHECKING:
         distances,
         interventions,
         models,
+        modes,
+        probes,
         rates,
         scoring,
         sensitivity,
         stats,
         testing,
     )
-    from gmijax import bounds, checkpoints, distances, models, modes, rates, scoring, sensitivity, stats, testing
-    from gmijax import bounds, checkpoints, distances, models, probes, rates, scoring, sensitivity, stats, testing
 
 __version__ = "0.1.0"
 

@@ -1,9 +1,9 @@
 import pytest
 
-from gmijax.distances import known
+from gmijax import distances
 
 
 @pytest.fixture(scope="session")
 def known():
     """Makes an exactly known distance."""
-    return lambda value, *, given, space="z": known(value, given=given, space=space)
+    return lambda value, *, given, space="z": distances.known(value, given=given, space=space)
