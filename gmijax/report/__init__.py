@@ -1,5 +1,16 @@
-"""Files that people read: figures and JSON, whole or not at all."""
+"""Files that people read: figures, tables and JSON, whole or not at all."""
 
 from gmijax.report._files import save_figure, to_json, write_json, write_text
+from gmijax.report._publish import Table, markdown, number, publish, with_interval
 
-__all__ = ["save_figure", "to_json", "write_json", "write_text"]
+__all__ = [
+    "Table",
+    "markdown",
+    "number",
+    "publish",
+    "save_figure",
+    "to_json",
+    "with_interval",
+    "write_json",
+    "write_text",
+]

@@ -1,20 +1,16 @@
 """Runs a validation with a progress bar and writes what people read."""
 
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
 
 from gmijax import report
 from gmijax.validation._figure import channel_figure, sweep_figure
 from gmijax.validation._settings import Settings
-from gmijax.validation._tables import channel_rows, markdown, sweep_rows
-
-WIDTH = 150
+from gmijax.validation._tables import channel_rows, sweep_rows
 
 
 def main(settings: Settings, *, channels: bool, out: Path, as_json: bool) -> None:
@@ -52,20 +48,4 @@ def main(settings: Settings, *, channels: bool, out: Path, as_json: bool) -> Non
     tables = channel_rows(result) if channels else sweep_rows(result)
     figure = channel_figure(result) if channels else sweep_figure(result)
     stem = out / ("channels" if channels else "validate")
-    report.write_json(stem.with_suffix(".json"), result)
-    report.write_text(stem.with_suffix(".md"), markdown(tables))
-    written = report.save_figure(figure, stem)
-    if as_json:
-        sys.stdout.write(report.to_json(result))
-        return
-    console = Console()
-    console.width = max(console.width, WIDTH)  # a folded table of numbers cannot be read
-    for title, note, header, rows in tables:
-        table = Table(title=title, caption=note, title_justify="left", caption_justify="left")
-        for k, name in enumerate(header):
-            table.add_column(name, justify="left" if k == 0 else "right", no_wrap=k == 0)
-        for cells in rows:
-            table.add_row(*cells)
-        console.print(table)
-    names = ", ".join(path.name for path in (stem.with_suffix(".json"), stem.with_suffix(".md"), *written))
-    console.print(f"{result['seconds']} s; {names} in {out}", highlight=False)
+    report.publish(result, tables, figure, stem, as_json=as_json, closing=f"{result['seconds']} s; ")

@@ -1,9 +1,8 @@
 """The numbers of a run as tables."""
 
-import math
 from typing import Any
 
-Tables = list[tuple[str, str, list[str], list[list[str]]]]
+from gmijax.report import Table, number, with_interval
 
 
 def _with_interval(rate: dict[str, Any] | None) -> str:
@@ -12,18 +11,10 @@ def _with_interval(rate: dict[str, Any] | None) -> str:
     mark = " sat." if rate.get("saturated") else ""
     if rate["standard_error"] == 0:
         return f"{rate['nats']:.3f}{mark}"
-    return f"{rate['nats']:.3f} [{rate['lower']:.3f}, {rate['upper']:.3f}]{mark}"
+    return with_interval(rate["nats"], rate["lower"], rate["upper"]) + mark
 
 
-def _number(value: float) -> str:
-    if not math.isfinite(value):
-        return "inf" if value > 0 else "-inf" if value < 0 else "nan"
-    if value != 0 and (abs(value) >= 1e4 or abs(value) < 1e-3):
-        return f"{value:.1e}"
-    return f"{value:.3f}"
-
-
-def sweep_rows(result: dict[str, Any]) -> Tables:
+def sweep_rows(result: dict[str, Any]) -> list[Table]:
     """Two tables: what each shift costs, and what the bounds say of it."""
     text, cap = result["text_law"]["rates"], result["entropy_cap_nats"]
     names = ("gmi_inputs", "gmi_messages", "lm_rate")
@@ -35,27 +26,27 @@ def sweep_rows(result: dict[str, Any]) -> Tables:
         costs.append(
             [
                 label,
-                _number(law["w1_given_y"]),
+                number(law["w1_given_y"]),
                 *(_with_interval(rates.get(name)) for name in names),
-                _number(change["inputs"]),
-                _number(change["direct"]),
-                _number(change["competition"]),
+                number(change["inputs"]),
+                number(change["direct"]),
+                number(change["competition"]),
             ]
         )
         b = law["bounds"]
         limits.append(
             [
                 label,
-                _number(change["scale"]),
-                _number(change["inputs"]),
-                f"[{_number(b['b6_lower'])}, {_number(b['b6_upper'])}]",
-                _number(b["b3_inputs"]),
-                _number(b["b2_inputs"]),
-                "10^" + _number(b["paper_log10"]),
-                _number(change["messages"]),
-                _number(b["b3_messages"]),
-                _number(b["b1_messages"]),
-                _number(b["cap_rate"]),
+                number(change["scale"]),
+                number(change["inputs"]),
+                f"[{number(b['b6_lower'])}, {number(b['b6_upper'])}]",
+                number(b["b3_inputs"]),
+                number(b["b2_inputs"]),
+                "10^" + number(b["paper_log10"]),
+                number(change["messages"]),
+                number(b["b3_messages"]),
+                number(b["b1_messages"]),
+                number(b["cap_rate"]),
             ]
         )
     known = (
@@ -65,13 +56,13 @@ def sweep_rows(result: dict[str, Any]) -> Tables:
     )
     index = result["lipschitz_index"]
     return [
-        (
+        Table(
             f"What a shift of the soft tokens costs ({result['decoder']}, nats)",
             f"{known} Intervals: 95 %, over the draws of a random law. dI: of I(s) over inputs, s in the next table.",
             ["modal law", "W1 given y", "GMI inputs", "GMI messages", "LM rate", "dI(s)", "direct", "competition"],
             costs,
         ),
-        (
+        Table(
             "The measured change of I(s) beside the bounds (nats)",
             "B6 brackets the change over inputs and B3 bounds it, from scores alone; B1, B2 and the paper's use the "
             f"sampled Lipschitz index {index['value']:.2f}, so they are indices, not bounds.",
@@ -93,19 +84,19 @@ def sweep_rows(result: dict[str, Any]) -> Tables:
     ]
 
 
-def channel_rows(result: dict[str, Any]) -> Tables:
+def channel_rows(result: dict[str, Any]) -> list[Table]:
     """Known rates beside estimates, and shifts beside B1."""
     first = [
         [
             record["channel"],
             *(
-                _number(record["known"][name])
+                number(record["known"][name])
                 for name in ("mutual_information", "lm_rate", "gmi_messages", "gmi_inputs")
             ),
             _with_interval(record["gmi_inputs"]),
             "yes" if record["covered"] else "no",
-            _number(record["known"]["scale"]),
-            _number(record["gmi_inputs"]["scale"]),
+            number(record["known"]["scale"]),
+            number(record["gmi_inputs"]["scale"]),
         ]
         for record in result["channels"]
     ]
@@ -113,7 +104,7 @@ def channel_rows(result: dict[str, Any]) -> Tables:
         [
             f"{record['shift']:g}",
             *(
-                _number(record[name])
+                number(record[name])
                 for name in ("change_gmi_inputs", "change_gmi_messages", "change_lm_rate", "b1", "entropy")
             ),
             "yes" if record["holds"] else "NO",
@@ -121,26 +112,16 @@ def channel_rows(result: dict[str, Any]) -> Tables:
         for record in result["shifts"]
     ]
     return [
-        (
+        Table(
             "Channels with known rates (nats)",
             f"Estimates from {result['rows']} sampled pairs; 95 % intervals.",
             ["channel", "I", "LM", "GMI messages", "GMI inputs", "estimate", "covers", "s*", "estimated s*"],
             first,
         ),
-        (
+        Table(
             "Label decoder, inputs moved by d: W1 = d and a certified Lipschitz constant (nats)",
             "B1: |dGMI| over messages and |dLM| are at most 2 S L W1, S the larger of the two scales.",
             ["d", "dGMI inputs", "dGMI messages", "dLM", "B1", "H(Y)", "B1 holds"],
             second,
         ),
     ]
-
-
-def markdown(tables: Tables) -> str:
-    """The tables as Markdown."""
-    parts = []
-    for title, note, header, rows in tables:
-        lines = [f"## {title}", "", f"| {' | '.join(header)} |", "|" + "---|" * len(header)]
-        lines += [f"| {' | '.join(cells)} |" for cells in rows]
-        parts.append("\n".join([*lines, "", note, ""]))
-    return "\n".join(parts)
