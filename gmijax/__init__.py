@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from gmijax import (
+        accessibility,
         bounds,
         checkpoints,
         distances,
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _ROOMS = (
+    "accessibility",
     "bounds",
     "checkpoints",
     "distances",
@@ -41,6 +43,7 @@ _ROOMS = (
 
 __all__ = [
     "__version__",
+    "accessibility",
     "bounds",
     "checkpoints",
     "distances",

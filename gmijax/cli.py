@@ -49,6 +49,103 @@ def validate(
     validation.main(settings, channels=channels, out=out, as_json=json)
 
 
+Seed = Annotated[int, typer.Option(min=0, help="Of all randomness.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of the table.")]
+Labels = Annotated[str, typer.Argument(help="Integer labels (n,).")]
+Groups = Annotated[str | None, typer.Option(help="E.g. the speaker of every row: kept whole in every split.")]
+Method = Annotated[str, typer.Option(help="'path', as scikit-learn stops, or 'converged', the optimum.")]
+ARRAYS = "Arrays come from .npy, .npz or .safetensors files; FILE:NAME takes one of several."
+
+
+@app.command(epilog=ARRAYS)
+def distance(
+    text: Annotated[str, typer.Argument(help="Rows of the text law, (n, d).")],
+    modal: Annotated[str, typer.Argument(help="Rows of the modal law, (m, d).")],
+    name: Annotated[
+        list[str] | None, typer.Option(help="Which; may be repeated. [default: sliced_w1, mmd2, energy]")
+    ] = None,
+    projection: Annotated[int | None, typer.Option(min=1, help="Keep so many joint principal axes.")] = None,
+    seed: Seed = 0,
+    out: Annotated[Path, typer.Option(help="Folder for the table and the JSON.")] = Path("results/distance"),
+    json: Json = False,
+) -> None:
+    """How far two laws of hidden states are, beside what no difference would give."""
+    from gmijax import _commands
+
+    outcome = _commands.compare_laws(text, modal, name or ["sliced_w1", "mmd2", "energy"], projection, seed)
+    _publish(outcome, out / "distance", json)
+
+
+@app.command(epilog=ARRAYS)
+def modes(
+    modal: Annotated[str, typer.Argument(help="Rows of the modal law, (n, d).")],
+    text: Annotated[str, typer.Argument(help="Rows of the text law in the same space, (m, d).")],
+    top: Annotated[int, typer.Option(min=1, help="Number of modes.")] = 100,
+    threshold: Annotated[float, typer.Option(help="Of alpha: below it a mode is modality-specific.")] = 0.5,
+    labels: Annotated[str | None, typer.Option(help="Labels of the modal rows: where do their classes differ?")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the table, the figure and the JSON.")] = Path("results/modes"),
+    json: Json = False,
+) -> None:
+    """Eigenmodes of the modal law, and how much of each the text law shares."""
+    from gmijax import _commands
+
+    _publish(_commands.align_modes(modal, text, top, threshold, labels), out / "modes", json)
+
+
+@app.command(epilog=ARRAYS)
+def probe(
+    states: Annotated[str, typer.Argument(help="Hidden states (n, d) or (layers, n, d), or several arrays by name.")],
+    labels: Labels,
+    groups: Groups = None,
+    method: Method = "path",
+    penalty: Annotated[float, typer.Option(help="l2 penalty, scikit-learn's 1 / C.")] = 1.0,
+    test_share: Annotated[float, typer.Option(help="Of the rows, or groups, in each of five splits.")] = 0.2,
+    shuffles: Annotated[int, typer.Option(min=0, help="Probes of shuffled labels, for the selectivity.")] = 0,
+    seed: Seed = 0,
+    out: Annotated[Path, typer.Option(help="Folder for the table and the JSON.")] = Path("results/probe"),
+    json: Json = False,
+) -> None:
+    """Linear probes: accuracy, macro-F1 and V-information on held-out rows."""
+    from gmijax import _commands
+
+    outcome = _commands.read_out(
+        states,
+        labels,
+        groups=groups,
+        method=method,
+        penalty=penalty,
+        test_share=test_share,
+        shuffles=shuffles,
+        seed=seed,
+    )
+    _publish(outcome, out / "probe", json)
+
+
+@app.command(epilog=ARRAYS)
+def ladder(
+    scores: Annotated[str, typer.Argument(help="The decoder's log-probability of every label, (n, K), nats.")],
+    states: Annotated[str, typer.Argument(help="Hidden states (n, d) or (layers, n, d), or several arrays by name.")],
+    labels: Labels,
+    groups: Groups = None,
+    folds: Annotated[int, typer.Option(min=3, help="Of the cross-fits.")] = 5,
+    method: Method = "path",
+    title: Annotated[str, typer.Option(help="Of the table and the figure, e.g. the attribute's name.")] = "",
+    seed: Seed = 0,
+    out: Annotated[Path, typer.Option(help="Folder for the table, the figure and the JSON.")] = Path("results/ladder"),
+    json: Json = False,
+) -> None:
+    """The accessibility ladder: how much of an attribute the decoder uses, and how much is there."""
+    from gmijax import _commands
+
+    _publish(_commands.climb(scores, states, labels, groups, folds, method, title, seed), out / "ladder", json)
+
+
+def _publish(outcome, stem: Path, as_json: bool) -> None:
+    from gmijax import report
+
+    report.publish(outcome.result, outcome.tables, outcome.figure, stem, as_json=as_json)
+
+
 def main() -> None:
     """Entry point: input that cannot be used ends with one message and exit code 2, without a traceback."""
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # it would advise to install PyTorch

@@ -1,7 +1,7 @@
 """The picture of a ladder: one bar a rung."""
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _COLOURS = {"decoder": "#3b6ea8", "gmi": "#3b6ea8", "lm_rate": "#3b6ea8", "read_out": "#8a7fb5", "entropy": "0.75"}
+
+
+def _scale(factor: float) -> Any:
+    return lambda x: factor * x
 
 
 def ladder_figure(result: Ladder, *, title: str = "") -> "Figure":
@@ -38,9 +42,9 @@ def ladder_figure(result: Ladder, *, title: str = "") -> "Figure":
     left = min(0.0, float(np.asarray(bits.interval.lower).min()))
     axes.set_xlim(1.08 * left, 1.2 * max(entropy, float(np.asarray(bits.interval.upper).max())))
     for y, value, upper in zip(place, values, values + errors[1], strict=True):
-        axes.text(max(upper, 0) + 0.015 * entropy, y, f"{value:.2f}", va="center", fontsize=8)
+        axes.text(max(float(upper), 0) + 0.015 * entropy, float(y), f"{value:.2f}", va="center", fontsize=8)
     axes.set_xlabel(f"bits of the attribute (n = {result.n}, {result.level:.0%} intervals)")
-    share = axes.secondary_xaxis("top", functions=(lambda x: 100 * x / entropy, lambda x: x * entropy / 100))
+    share = axes.secondary_xaxis("top", functions=(_scale(100 / entropy), _scale(entropy / 100)))
     share.set_xlabel("% of H(A)")
     axes.spines[["right"]].set_visible(False)
     if title:

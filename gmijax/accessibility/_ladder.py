@@ -11,7 +11,6 @@ from jaxtyping import Array
 from numpy.typing import ArrayLike
 
 from gmijax import probes, rates
-from gmijax.accessibility._held_out import HeldOut, held_out
 from gmijax.bounds import CertifiedGap, certified_gap
 from gmijax.stats import Interval, influence_standard_error, normal_interval
 
@@ -24,7 +23,6 @@ RUNGS = {
     "best_probe": "best linear probe over layers",
     "entropy": "H(A)",
 }
-PENALTIES = (0.1, 1.0, 10.0, 100.0, 1000.0, 10_000.0)
 READ_OUT_PENALTIES = (1e-3, 0.1, 10.0)
 
 
@@ -103,7 +101,7 @@ def ladder(
     *,
     groups: ArrayLike | None = None,
     folds: int = 5,
-    penalties: Sequence[float] = PENALTIES,
+    penalties: Sequence[float] = probes.PENALTIES,
     method: str = "path",
     level: float = 0.95,
     key: Array,
@@ -158,8 +156,8 @@ def ladder(
     lm = rates.lm_rate(pointwise, index, level=level)
     certain = rates.lm_rate(pointwise, index, fit="in-sample", level=level)
 
-    read_out = held_out([relative], index, fold, READ_OUT_PENALTIES, method)
-    probed = held_out(list(named.values()), index, fold, penalties, method)
+    read_out = probes.cross_fit([relative], index, fold, penalties=READ_OUT_PENALTIES, method=method)
+    probed = probes.cross_fit(list(named.values()), index, fold, penalties=penalties, method=method)
     fitted = np.stack([surprise + read_out.log_likelihoods[0], surprise + probed.log_likelihoods[-1]])
     fitted = np.concatenate([fitted, (surprise + probed.best)[None], surprise[None]])
     values = jnp.concatenate(
@@ -183,15 +181,11 @@ def ladder(
         lm_rate=lm,
         chosen=jnp.asarray(probed.chosen),
         influence=jnp.asarray(influence, jnp.float32),
-        converged=jnp.asarray(_all_converged(read_out, probed) and bool(gmi.converged & lm.converged)),
+        converged=jnp.asarray(read_out.converged and probed.converged and bool(gmi.converged & lm.converged)),
         layer_names=tuple(named),
         n=n,
         level=level,
     )
-
-
-def _all_converged(*fits: HeldOut) -> bool:
-    return all(fit.converged for fit in fits)
 
 
 def _seed(key: Array) -> int:

@@ -34,6 +34,8 @@ class ClassScatter:
       weighted_alpha: the modes' alpha averaged with `scatter` as weights, an `Estimate`; alpha, cross-fitted where the
         alignment is, is taken as known. None without an alignment.
       weighted_alpha_plug_in: the paper's form, in-sample alpha and plug-in scatter.
+      weighted_kappa: the decoder's alignment averaged in the same way, an `Estimate` that takes kappa as known, nats;
+        None without kappa.
       n: rows.
       classes: number of classes.
       level: coverage of the intervals: normal, to first order, for class sizes as drawn.
@@ -48,6 +50,7 @@ class ClassScatter:
     inside: Estimate
     weighted_alpha: Estimate | None
     weighted_alpha_plug_in: jax.Array | None
+    weighted_kappa: Estimate | None
     n: int = field(metadata={"static": True})
     classes: int = field(metadata={"static": True})
     level: float = field(metadata={"static": True})
@@ -116,6 +119,7 @@ def class_scatter(
     labels: ArrayLike,
     directions: Any,
     *,
+    kappa: ArrayLike | None = None,
     level: float = 0.95,
     space: str = "",
 ) -> ClassScatter:
@@ -130,6 +134,7 @@ def class_scatter(
       labels: the class of every row, (n,), any values.
       directions: orthonormal rows (k, d), or an object that carries them; an `Alignment` adds `weighted_alpha`, a
         `Subspace` gives its own share as `inside`.
+      kappa: the decoder's alignment of every mode, (k,), such as `kappa(...).value`.
       level: coverage of the intervals.
       space: the rows' space; that of `x.space` where it has one. Must be that of the directions.
 
@@ -137,8 +142,8 @@ def class_scatter(
       A `ClassScatter`.
 
     Raises:
-      ValueError: for two spaces, labels that do not fit, one class, a class of one row, or directions that are not
-        orthonormal rows of the same width.
+      ValueError: for two spaces, labels or kappa that do not fit, one class, a class of one row, or directions that
+        are not orthonormal rows of the same width.
     """
     check_level(level)
     space = space_of(x, space, "x")
@@ -157,6 +162,12 @@ def class_scatter(
         alpha = alignment.alpha if alignment.cross is None else alignment.cross.alpha.value
         missing = (0, k - alpha.shape[0])
         weights = jnp.stack([weights[:, 0], jnp.pad(jnp.ones_like(alpha), missing), jnp.pad(alpha, missing)], axis=1)
+    read = None
+    if kappa is not None:
+        read = jnp.asarray(kappa, along.dtype)
+        if read.shape != (k,) or not bool(jnp.isfinite(read).all()):
+            raise ValueError(f"kappa must hold {k} finite values, one a direction, got shape {read.shape}")
+        weights = jnp.concatenate([weights, read[:, None]], axis=1)
     correction = jnp.asarray(sizes / (sizes - 1), along.dtype)
     squares, norms, own, mixed, combined = total(
         _within_sums(jnp.asarray(rows), jnp.asarray(mine), origin, means, along, weights, correction, count)
@@ -171,7 +182,9 @@ def class_scatter(
         whole = plug_in_total - per_class @ norms
     error = jnp.sqrt(combined[-1, -1]) / n
     inside = jnp.sum(scatter)
-    weighted = weighted_plug_in = None
+    weighted = weighted_plug_in = weighted_kappa = None
+    if read is not None:  # its column is the last before the whole scatter's
+        weighted_kappa = _ratio(scatter @ read, inside, combined[-2, -2], combined[-2, 0], combined[0, 0], n, level)
     if alignment is not None:
         sums = scatter @ weights
         weighted = _ratio(sums[2], sums[1], combined[2, 2], combined[2, 1], combined[1, 1], n, level)
@@ -185,6 +198,7 @@ def class_scatter(
         inside=_ratio(inside, whole, combined[0, 0], combined[0, -1], combined[-1, -1], n, level),
         weighted_alpha=weighted,
         weighted_alpha_plug_in=weighted_plug_in,
+        weighted_kappa=weighted_kappa,
         n=n,
         classes=count,
         level=level,

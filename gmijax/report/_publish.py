@@ -76,7 +76,7 @@ def publish(
     console.print(f"{closing}{names} in {stem.parent}", highlight=False)
 
 
-def number(value: float) -> str:
+def number(value: Any) -> str:
     """A number in a table: three decimals, or two digits and an exponent where these would say nothing."""
     value = float(value)
     if value != value or value in (float("inf"), float("-inf")):
@@ -86,6 +86,6 @@ def number(value: float) -> str:
     return f"{value:.3f}"
 
 
-def with_interval(value: float, lower: float, upper: float) -> str:
+def with_interval(value: Any, lower: Any, upper: Any) -> str:
     """A number and its interval in a table."""
     return f"{number(value)} [{number(lower)}, {number(upper)}]"
