@@ -63,8 +63,8 @@ def attribute_analysis(
 
     The paper's per-type analysis (its section 5.5): if text alignment decided what a decoder can use, attributes whose
     classes differ in modality-specific modes would have the larger gaps; if the decoder's own alignment does
-    (THEORY.md, B7), those whose scatter has little kappa. A correlation over a handful of attributes has a wide interval, and says
-    nothing of causes.
+    (THEORY.md, B7), those whose scatter has little kappa. A correlation over a handful of attributes has a wide
+    interval, and says nothing of causes.
 
     Args:
       hidden_states: modal rows, (n, d), of the alignment's space.
