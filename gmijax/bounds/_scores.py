@@ -33,10 +33,10 @@ def _holds(condition: Callable[[np.ndarray], Any], values: Any) -> bool:
 
 def _law(scores: Any, messages: Any, weights: Any, suffix: str) -> Law:
     """A checked law."""
-    shape = np.shape(scores)
-    if len(shape) != 2 or 0 in shape or not _holds(lambda x: np.isfinite(x.astype(np.float64)), scores):
-        raise ValueError(f"scores{suffix} must be a finite matrix (messages, atoms), got shape {shape}")
-    count, atoms = shape
+    scores = scores if isinstance(scores, Tracer) else np.asarray(scores)
+    if scores.ndim != 2 or not scores.size or not _holds(lambda x: np.isfinite(x.astype(np.float64)), scores):
+        raise ValueError(f"scores{suffix} must be a finite matrix (messages, atoms), got shape {scores.shape}")
+    count, atoms = scores.shape
     if messages is None:
         if count != atoms:
             raise ValueError(

@@ -8,12 +8,16 @@ import numpy as np
 import pytest
 
 from gmijax import bounds, distances, rates, sensitivity
-from gmijax.distances import known
 
 SLOPE = sensitivity.LipschitzConstant(2.0, "certified", "z")
 INSTANCES, ATOMS, MESSAGES = 150, 12, 3
 OWN = np.arange(ATOMS) % MESSAGES
 ROUNDING = 1e-10
+
+
+def distance(value, given, space):
+    """One that is known exactly."""
+    return distances.known(value, given=given, space=space)
 
 
 def random_laws():
@@ -63,8 +67,8 @@ def laws():
         "slopes": [sensitivity.LipschitzConstant(value, "certified", "z") for value in slopes],
         "scales": scales,
         "rates": rate,
-        "given_y": [known(value, given="(c, y)", space="z") for value in (given_y * prior).sum(1)],
-        "given_c": [known(value, given="c", space="z") for value in given_c],
+        "given_y": [distance(value, "(c, y)", "z") for value in (given_y * prior).sum(1)],
+        "given_c": [distance(value, "c", "z") for value in given_c],
         "w_inf": farthest,
         "diameter": np.ptp(np.concatenate([text, modal], axis=1), axis=1),
     }
@@ -137,7 +141,7 @@ def test_b1_is_sharp(t):
     tables = [np.array([[z, t], [-z, -t]]) for z in (-t, -t - step)]
     change = bounds.score_shift(*tables, own, own, scale=1.0, over="messages").value
     unit = sensitivity.LipschitzConstant(1.0, "certified", "z")
-    b1 = bounds.messages(1.0, unit, known(step / 2, given="(c, y)", space="z"))
+    b1 = bounds.messages(1.0, unit, distance(step / 2, "(c, y)", "z"))
     assert 2 * change / b1.value == pytest.approx(1 + math.tanh(t), rel=1e-5)
     assert change <= b1.value
 
@@ -150,7 +154,7 @@ def test_three_points(eps, delta, change, exponential):
     """Mass eps moves from D - delta to D = 8, the rest is at 0: the exponential is tight at small eps, W_inf else."""
     unit = sensitivity.LipschitzConstant(1.0, "certified", "z")
     b2 = bounds.inputs(
-        1.0, unit, known(0.0, given="(c, y)", space="z"), known(eps * delta, given="c", space="z"), 8.0, w_inf=delta
+        1.0, unit, distance(0.0, "(c, y)", "z"), distance(eps * delta, "c", "z"), 8.0, w_inf=delta
     )  # fmt: skip
     assert b2.terms["competition, W1"] == pytest.approx(math.log1p(exponential), rel=1e-9)
     assert b2.terms["competition, W_inf"] == delta
@@ -225,13 +229,11 @@ def test_far_scores_do_not_overflow():
 
 
 def test_paper_s_bound_stays_finite_in_its_logarithm():
-    value = bounds.paper(
-        sensitivity.LipschitzConstant(100.0, "sampled", "z"), 50.0, known(1.0, given="(c, y)", space="z")
-    )
+    value = bounds.paper(sensitivity.LipschitzConstant(100.0, "sampled", "z"), 50.0, distance(1.0, "(c, y)", "z"))
     assert value.value == math.inf
     assert value.terms["log10"] == pytest.approx((5000 + math.log(100)) / math.log(10))
     assert value.kind == "index"
-    small = bounds.paper(SLOPE, 1.0, known(0.5, given="(c, y)", space="z"))
+    small = bounds.paper(SLOPE, 1.0, distance(0.5, "(c, y)", "z"))
     assert (small.value, small.kind) == (pytest.approx(1 + math.exp(2)), "bound")
 
 
@@ -245,7 +247,7 @@ def test_caps():
 
 
 def test_only_certified_and_consistent_constants_make_a_bound():
-    w_y, w_c = known(1.0, given="(c, y)", space="z"), known(17.8, given="c", space="z")
+    w_y, w_c = distance(1.0, "(c, y)", "z"), distance(17.8, "c", "z")
     assert bounds.inputs(1.0, SLOPE, w_y, w_c, 20.0).kind == "bound"
     assert bounds.inputs(1.0, SLOPE, w_y, w_c, 10.3).kind == "index"
     for kind in ("searched", "sampled"):
@@ -255,21 +257,21 @@ def test_only_certified_and_consistent_constants_make_a_bound():
 
 
 def test_what_does_not_combine_is_refused():
-    good = known(1.0, given="(c, y)", space="z")
+    good = distance(1.0, "(c, y)", "z")
     with pytest.raises(ValueError, match="needs one given"):
-        bounds.messages(1.0, SLOPE, known(1.0, given="c", space="z"))
+        bounds.messages(1.0, SLOPE, distance(1.0, "c", "z"))
     with pytest.raises(ValueError, match="w1_given_c is a distance given"):
         bounds.inputs(1.0, SLOPE, good, good, 1.0)
     with pytest.raises(ValueError, match="two spaces"):
-        bounds.messages(1.0, SLOPE, known(1.0, given="(c, y)", space="llm_hidden_16"))
+        bounds.messages(1.0, SLOPE, distance(1.0, "(c, y)", "llm_hidden_16"))
     with pytest.raises(ValueError, match="scale must be"):
         bounds.messages(-1.0, SLOPE, good)
     with pytest.raises(ValueError, match="w1 must be"):
-        bounds.messages(1.0, SLOPE, known(math.nan, given="(c, y)", space="z"))
+        bounds.messages(1.0, SLOPE, distance(math.nan, "(c, y)", "z"))
     with pytest.raises(ValueError, match="diameter must be"):
         bounds.paper(SLOPE, math.nan, good)
     with pytest.raises(ValueError, match="w_inf must be"):
-        bounds.inputs(1.0, SLOPE, good, known(1.0, given="c", space="z"), 1.0, w_inf=-1.0)
+        bounds.inputs(1.0, SLOPE, good, distance(1.0, "c", "z"), 1.0, w_inf=-1.0)
 
 
 def test_scores_that_do_not_fit_are_refused():
