@@ -20,8 +20,8 @@ class CrossFitted:
     """Alignment with directions from one half of the rows and variances from the other, averaged over both ways.
 
     Mode k is the k-th of each half; there are as many as half the rows carry. Intervals hold the directions fixed:
-    where `overlap` is low the halves do not agree on mode k, and the values are about the directions that half the
-    rows find, not about one mode of the population.
+    values are about the directions that half the rows find. These are the population's modes where `overlap` is near 1.
+    Elsewhere they mix with their neighbours, which raises the alpha of a small mode beside a large one that text shares.
 
     Attributes:
       alpha: text variance over modal variance, (k,); the interval is multiplicative.
