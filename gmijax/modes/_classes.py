@@ -114,6 +114,58 @@ def _check_classes(labels: ArrayLike, n: int) -> tuple[np.ndarray, np.ndarray]:
     return index, sizes
 
 
+@partial(jax.jit, static_argnames=("with_kappa", "n", "level", "space"))
+def _assemble(
+    sums: tuple[Array, ...],
+    means: Array,
+    directions: Array,
+    weights: Array,
+    in_sample: Array | None,
+    sizes: Array,
+    *,
+    with_kappa: bool,
+    n: int,
+    level: float,
+    space: str,
+) -> ClassScatter:
+    """All results from the sums over rows, the class means and the in-sample alpha."""
+    squares, norms, own, mixed, combined = sums
+    shares = sizes / n
+    with jax.default_matmul_precision("highest"):
+        plug_in = shares @ jnp.square(means @ directions.T)
+        plug_in_total = shares @ jnp.sum(jnp.square(means), axis=1)
+        noise = (1 - shares) / ((sizes - 1) * n)
+        scatter = plug_in - noise @ squares
+        whole = plug_in_total - noise @ norms
+        weighted_sums = scatter @ weights
+    error = jnp.sqrt(combined[-1, -1]) / n
+    inside = weighted_sums[0]
+    weighted = weighted_plug_in = weighted_kappa = None
+    if with_kappa:  # in the last column of the weights, and so before the whole scatter's
+        weighted_kappa = _ratio(
+            weighted_sums[-1], inside, combined[-2, -2], combined[-2, 0], combined[0, 0], n, level
+        )
+    if in_sample is not None:
+        over_modes, over_alpha = weighted_sums[1:3]
+        weighted = _ratio(over_alpha, over_modes, combined[2, 2], combined[2, 1], combined[1, 1], n, level)
+        weighted_plug_in = jnp.sum(plug_in * in_sample) / jnp.sum(plug_in)
+    return ClassScatter(
+        scatter=scatter,
+        scatter_plug_in=plug_in,
+        total=Estimate(whole, error, normal_interval(whole, error, level=level)),
+        share=_ratio(scatter, whole, own, mixed[:, -1], combined[-1, -1], n, level),
+        share_plug_in=plug_in / plug_in_total,
+        inside=_ratio(inside, whole, combined[0, 0], combined[0, -1], combined[-1, -1], n, level),
+        weighted_alpha=weighted,
+        weighted_alpha_plug_in=weighted_plug_in,
+        weighted_kappa=weighted_kappa,
+        n=n,
+        classes=sizes.shape[0],
+        level=level,
+        space=space,
+    )
+
+
 def class_scatter(
     x: Source,
     labels: ArrayLike,
@@ -162,45 +214,17 @@ def class_scatter(
         alpha = alignment.alpha if alignment.cross is None else alignment.cross.alpha.value
         missing = (0, k - alpha.shape[0])
         weights = jnp.stack([weights[:, 0], jnp.pad(jnp.ones_like(alpha), missing), jnp.pad(alpha, missing)], axis=1)
-    read = None
-    if kappa is not None:
+    if kappa is not None:  # the last column
         read = jnp.asarray(kappa, along.dtype)
         if read.shape != (k,) or not bool(jnp.isfinite(read).all()):
             raise ValueError(f"kappa must hold {k} finite values, one a direction, got shape {read.shape}")
         weights = jnp.concatenate([weights, read[:, None]], axis=1)
     correction = jnp.asarray(sizes / (sizes - 1), along.dtype)
-    squares, norms, own, mixed, combined = total(
+    sums = total(
         _within_sums(jnp.asarray(rows), jnp.asarray(mine), origin, means, along, weights, correction, count)
         for rows, mine in with_groups(source, index)
     )
-    shares = jnp.asarray(sizes / n, along.dtype)
-    with jax.default_matmul_precision("highest"):
-        plug_in = shares @ jnp.square(means @ along.T)
-        plug_in_total = shares @ jnp.sum(jnp.square(means), axis=1)
-        per_class = (1 - shares) * correction / (jnp.asarray(sizes, along.dtype) * n)
-        scatter = plug_in - per_class @ squares
-        whole = plug_in_total - per_class @ norms
-    error = jnp.sqrt(combined[-1, -1]) / n
-    inside = jnp.sum(scatter)
-    weighted = weighted_plug_in = weighted_kappa = None
-    if read is not None:  # its column is the last before the whole scatter's
-        weighted_kappa = _ratio(scatter @ read, inside, combined[-2, -2], combined[-2, 0], combined[0, 0], n, level)
-    if alignment is not None:
-        sums = scatter @ weights
-        weighted = _ratio(sums[2], sums[1], combined[2, 2], combined[2, 1], combined[1, 1], n, level)
-        weighted_plug_in = jnp.sum(plug_in * alignment.alpha) / jnp.sum(plug_in)
-    return ClassScatter(
-        scatter=scatter,
-        scatter_plug_in=plug_in,
-        total=Estimate(whole, error, normal_interval(whole, error, level=level)),
-        share=_ratio(scatter, whole, own, mixed[:, -1], combined[-1, -1], n, level),
-        share_plug_in=plug_in / plug_in_total,
-        inside=_ratio(inside, whole, combined[0, 0], combined[0, -1], combined[-1, -1], n, level),
-        weighted_alpha=weighted,
-        weighted_alpha_plug_in=weighted_plug_in,
-        weighted_kappa=weighted_kappa,
-        n=n,
-        classes=count,
-        level=level,
-        space=space,
-    )
+    in_sample = None if alignment is None else alignment.alpha
+    labelled = {"n": n, "level": level, "space": space}
+    counts = jnp.asarray(sizes, along.dtype)
+    return _assemble(sums, means, along, weights, in_sample, counts, with_kappa=kappa is not None, **labelled)

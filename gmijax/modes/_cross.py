@@ -20,8 +20,8 @@ class CrossFitted:
     """Alignment with directions from one half of the rows and variances from the other, averaged over both ways.
 
     Mode k is the k-th of each half; there are as many as half the rows carry. Intervals hold the directions fixed:
-    values are about the directions that half the rows find. These are the population's modes where `overlap` is near 1.
-    Elsewhere they mix with their neighbours, which raises the alpha of a small mode beside a large one that text shares.
+    values are about the directions that half the rows find, which are the population's modes where `overlap` is near 1.
+    Elsewhere they mix with their neighbours, which raises the alpha of a small mode beside a large one that text has.
 
     Attributes:
       alpha: text variance over modal variance, (k,); the interval is multiplicative.
@@ -135,7 +135,7 @@ def cross_fitted(modal: Law, text: Law, whole: Any, *, tolerance: float, paired:
     correlation = None
     if paired:
         deviations = xp.sqrt(mean["modal"] / per_text)
-        correlation = squared_correlation_estimate(covariance / deviations, modal.n, level=level)
+        correlation = squared_correlation_estimate(covariance / deviations, n=modal.n, level=level)
     residual = xp.maximum(*(xp.max(solution.residuals) for solution in found))
     return CrossFitted(
         alpha=positive_estimate(ratio, linear_error(samples, coefficients), level=level),

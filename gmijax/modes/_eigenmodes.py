@@ -31,8 +31,9 @@ class Modes:
       standard_error: of the eigenvalues, (k,), as of a variance along a direction that was known: without that bias.
       directions: orthonormal rows, (k, d), each with its largest component positive.
       total_variance: the trace of the covariance.
-      residuals: |S u - value u| / value, (k,): measured by block Lanczos, a bound on rounding where the whole
-        eigenproblem was solved.
+      residuals: |A v - value v| / value, (k,), of the matrix that was solved: the rows' n x n Gram matrix where n <= d,
+        else (and for chunks) their covariance. Measured by block Lanczos; a bound on rounding where all eigenpairs were
+        computed. From a Gram matrix to the covariance they grow by up to sqrt(largest eigenvalue / own).
       converged: whether all residuals are within the tolerance.
       n: number of rows.
       degrees: of freedom, n less the number of means taken out.
@@ -143,7 +144,7 @@ def eigenmodes(
       top: how many modes; None for all that the rows carry, at most min(n - 1, d).
       within: the context of every row, (n,): the covariance is then pooled within contexts, E Cov(Z | C) of
         THEORY.md, B7, with n less the number of contexts as degrees of freedom.
-      tolerance: of the residuals |S u - value u| / value.
+      tolerance: of the residuals, see `Modes`.
       path: "host" for the host's LAPACK (float64 for all modes), "device" for XLA (in the rows' precision), or "auto":
         the host on the CPU unless the rows are traced or sharded.
       space: the rows' space (model, hook point, pooling, width); that of `x.space` where it has one.

@@ -1,12 +1,12 @@
 """What the estimators of this room return for one number a mode."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from gmijax.modes._paths import namespace
 from gmijax.stats import Interval, normal_interval
 
 
@@ -20,14 +20,15 @@ class Estimate:
     interval: Interval
 
 
+@partial(jax.jit, static_argnames="level")
 def positive_estimate(value: Any, relative_error: Any, *, level: float) -> Estimate:
     """An estimate >= 0 whose logarithm is asymptotically normal: the interval is multiplicative and stays >= 0."""
-    value, relative_error = jnp.asarray(value), jnp.asarray(relative_error)
     logarithm = normal_interval(jnp.zeros_like(value), relative_error, level=level)
     interval = Interval(value * jnp.exp(logarithm.lower), value * jnp.exp(logarithm.upper))
     return Estimate(value, value * relative_error, interval)
 
 
+@jax.jit
 def share_estimate(ratio: Estimate) -> Estimate:
     """The share r / (1 + r) of an estimated ratio r, in [0, 1]."""
 
@@ -39,10 +40,10 @@ def share_estimate(ratio: Estimate) -> Estimate:
     return Estimate(share(ratio.value), slope * ratio.standard_error, ends)
 
 
-def squared_correlation_estimate(correlation: Any, n: int, *, level: float) -> Estimate:
-    """r^2 with Fisher's interval of r, which takes the pairs as normal."""
-    xp = namespace(correlation)
-    r = jnp.asarray(xp.clip(correlation, -1, 1))
+@partial(jax.jit, static_argnames=("n", "level"))
+def squared_correlation_estimate(correlation: Any, *, n: int, level: float) -> Estimate:
+    """The squared correlation with Fisher's interval, which takes the pairs as normal."""
+    r = jnp.clip(correlation, -1, 1)
     inside = jnp.clip(r, -1 + jnp.finfo(r.dtype).eps, 1 - jnp.finfo(r.dtype).eps)
     z = jnp.arctanh(inside)
     ends = normal_interval(z, jnp.full_like(z, 1 / max(n - 3, 1) ** 0.5), level=level)

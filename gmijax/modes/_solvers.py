@@ -18,7 +18,7 @@ class Solution(NamedTuple):
 
     eigenvalues: Any  # (k,)
     directions: Any  # (k, d), orthonormal rows
-    residuals: Any  # (k,), |S u - value u| / value
+    residuals: Any  # (k,), |A v - value v| / value of the matrix that was solved
     fourth: Any  # (k,), mean fourth power of the rows' coordinates
     total_variance: Any  # ()
 
@@ -97,7 +97,6 @@ def solve_chunks(source: Chunks, *, degrees: int, top: int | None, tolerance: fl
     """
     first = moments(source)
     count, width = int(first.count), first.mean.total.shape[0]
-    # What is left of the mean after centring, as rows come in float32.
     mean, total_variance = first.mean.value, first.total_variance * (count - 1) / degrees
     if top is None or basis_size(top) >= width:
         covariance = moments(source, full=True).covariance * ((count - 1) / degrees)

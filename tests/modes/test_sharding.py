@@ -4,6 +4,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 PROGRAM = """
 import jax, numpy as np
 from gmijax import modes, stats
@@ -28,6 +30,7 @@ print("same")
 """
 
 
+@pytest.mark.slow
 def test_eight_devices_give_the_same_numbers():
     environment = os.environ | {
         "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
