@@ -142,9 +142,7 @@ def _assemble(
     inside = weighted_sums[0]
     weighted = weighted_plug_in = weighted_kappa = None
     if with_kappa:  # in the last column of the weights, and so before the whole scatter's
-        weighted_kappa = _ratio(
-            weighted_sums[-1], inside, combined[-2, -2], combined[-2, 0], combined[0, 0], n, level
-        )
+        weighted_kappa = _ratio(weighted_sums[-1], inside, combined[-2, -2], combined[-2, 0], combined[0, 0], n, level)
     if in_sample is not None:
         over_modes, over_alpha = weighted_sums[1:3]
         weighted = _ratio(over_alpha, over_modes, combined[2, 2], combined[2, 1], combined[1, 1], n, level)

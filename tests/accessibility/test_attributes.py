@@ -1,5 +1,7 @@
 """Attributes among the modes: known places, known weights, the rank correlation, and bad input."""
 
+from types import SimpleNamespace
+
 import jax
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ N, D = 3000, 8
 def world():
     """Eight axes of falling variance, the first four not shared by text; attribute k is the sign along axis k."""
     rng = np.random.default_rng(0)
-    spread = np.linspace(2.0, 1.0, D)
+    spread = np.geomspace(8.0, 1.0, D)  # far enough apart that modes do not mix
     modal = rng.normal(size=(N, D)) * spread
     labels = {f"axis {k}": (modal[:, k] > 0).astype(int) for k in range(D)}
     text = rng.normal(size=(N, D)) * spread * np.where(np.arange(D) < 4, 0.3, 1.0)
@@ -58,7 +60,7 @@ def test_few_attributes_have_no_correlation_and_a_ladder_serves_as_a_gap(world):
 
     class Rungs:
         def rung(self, name):
-            return modes.Estimate({"best_probe": 0.7, "lm_rate": 0.2}[name], 0.0, (0.0, 0.0))
+            return SimpleNamespace(value={"best_probe": 0.7, "lm_rate": 0.2}[name])
 
     two = {name: labels[name] for name in ("axis 0", "axis 7")}
     result = attribute_analysis(modal, two, {"axis 0": Rungs(), "axis 7": 0.1}, alignment, key=KEY)
