@@ -1,8 +1,8 @@
 """Random labels, halves and resamples of pooled rows, and order statistics without a sort."""
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import partial
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -57,7 +57,9 @@ def random_order(allowed: Bool[Array, " n"], *, key: Array) -> Integer[Array, " 
     return jnp.argsort(jnp.where(allowed, noise, 2))
 
 
-class Labels(NamedTuple):
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Labels:
     """Splits of weighted rows into two laws, a line each: observed, permuted, halves of x, halves of y.
 
     `first` has the masses of the first law, not normalised, (lines, rows), the rows of x first. The second law is the
@@ -66,7 +68,7 @@ class Labels(NamedTuple):
 
     first: Array
     universes: Array  # (3, rows)
-    permutations: int
+    permutations: int = field(metadata={"static": True})
 
     @property
     def counts(self) -> np.ndarray:
@@ -90,6 +92,7 @@ class Labels(NamedTuple):
         return self.first / mass_first - second / mass_second
 
 
+@partial(jax.jit, static_argnames="permutations")
 def label_lines(
     weights_x: Float[Array, " n"], weights_y: Float[Array, " m"], permutations: int, *, key: Array
 ) -> Labels:

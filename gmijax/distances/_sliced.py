@@ -114,6 +114,7 @@ def _unit(xp: ModuleType, vectors: Numbers) -> Numbers:
     return vectors / xp.where(norms > 0, norms, 1)
 
 
+@partial(jax.jit, static_argnames=("number", "dimensions", "dtype"))
 def random_directions(number: int, dimensions: int, dtype: Any, *, key: Array) -> Float[Array, "number dimensions"]:
     """Uniform random unit vectors."""
     return _unit(jnp, jax.random.normal(key, (number, dimensions), dtype))
