@@ -30,13 +30,16 @@ def test_each_attribute_is_found_in_its_own_mode(world):
     kappa = np.arange(D) / D
     gaps = {name: 1.0 - k / D for k, name in enumerate(labels)}
     result = attribute_analysis(modal, labels, gaps, alignment, kappa=kappa, key=KEY)
-    axis = np.abs(np.asarray(alignment.directions)).argmax(axis=1)  # the axis that each mode is
-    for k in range(D):
-        mode = int(np.flatnonzero(axis == k)[0])
-        specific = result.modality_specific.interval
-        assert specific.lower[k] - 0.03 <= (1.0 if k < 4 else 0.0) <= specific.upper[k] + 0.03
-        np.testing.assert_allclose(result.weighted_kappa.value[k], kappa[mode], atol=0.05)
-        np.testing.assert_allclose(result.weighted_alpha.value[k], 0.09 if k < 4 else 1.0, rtol=0.2)
+    # Attribute k differs along axis k alone: mode u holds the share u[k]^2 of its scatter.
+    held = np.asarray(alignment.directions, np.float64) ** 2
+    alpha = np.asarray(alignment.cross.alpha.value)
+    side = np.asarray(modes.split(alignment).modality_specific.indices)
+    columns = {"weighted_kappa": kappa, "weighted_alpha": alpha, "modality_specific": np.isin(range(D), side)}
+    for name, weights in columns.items():
+        found, truth = getattr(result, name), weights @ held
+        assert np.all((found.interval.lower - 0.02 <= truth) & (truth <= found.interval.upper + 0.02)), name
+    assert np.all(np.asarray(result.modality_specific.value)[:4] > 0.9)
+    assert np.all(np.asarray(result.modality_specific.value)[4:] < 0.1)
     np.testing.assert_allclose(result.modality_specific.value + result.text_aligned.value, 1, atol=1e-3)
     assert bool(np.all(result.reliable))
     assert result.names == tuple(labels)
