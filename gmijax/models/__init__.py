@@ -9,6 +9,7 @@ from jax.typing import DTypeLike
 from gmijax.models._errors import ConfigError
 from gmijax.models._keys import KeyRule
 from gmijax.models.llama import KVSegment, Llama, LlamaConfig, LlamaOutput, RopeScaling
+from gmijax.models.whisper import WhisperEncoder, WhisperEncoderConfig
 
 __all__ = [
     "ConfigError",
@@ -18,6 +19,8 @@ __all__ = [
     "LlamaConfig",
     "LlamaOutput",
     "RopeScaling",
+    "WhisperEncoder",
+    "WhisperEncoderConfig",
     "load",
 ]
 
