@@ -1,36 +1,61 @@
 """Which model class a checkpoint asks for."""
 
+import re
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from flax import nnx
 
+from gmijax.checkpoints._assemble import alone, with_text_model
 from gmijax.checkpoints._errors import CheckpointError
 from gmijax.checkpoints._source import Checkpoint
-from gmijax.models import KeyRule, Llama, LlamaConfig, llama
+from gmijax.models import KeyRule, Llama, LlamaConfig, Llava, LlavaConfig, llama, llava
 
 
 class Family(NamedTuple):
     """What is needed to build one model class and to fill it.
 
     Attributes:
-      config: the config class, with `from_hf(mapping)`.
+      read_config: from what the checkpoint's config holds to the model's config.
       model: the NNX module class, called as `model(config, rngs=, dtype=, param_dtype=)`.
       key_map: from the checkpoint's keys to the module's leaves.
       ignored: patterns of keys that may be left unread.
       copies: keys that may repeat another key's tensor, where the model has one leaf for both.
+      renames: regular expressions and what to put for them, applied to every key in turn: other namings of the same
+        layout. `key_map`, `ignored` and `copies` know one naming only.
+      assemble: finds the parts of the model that lie elsewhere; called with the checkpoint, `text_model` and
+        `encoder_model`.
     """
 
-    config: Any
+    read_config: Callable[[Mapping[str, Any]], Any]
     model: Callable[..., nnx.Module]
     key_map: tuple[KeyRule, ...]
     ignored: tuple[str, ...]
-    copies: Mapping[str, str]
+    copies: Mapping[str, str] = {}
+    renames: tuple[tuple[str, str], ...] = ()
+    assemble: Callable[[Checkpoint, Path | None, Path | None], Checkpoint] = alone
+
+    def canonical(self, key: str) -> str:
+        """The key in the naming that `key_map` knows."""
+        for pattern, replacement in self.renames:
+            key = re.sub(pattern, replacement, key)
+        return key
 
 
-_LLAMA = Family(LlamaConfig, Llama, llama.KEY_MAP, llama.IGNORED_KEYS, {"lm_head.weight": "model.embed_tokens.weight"})
-_BY_ARCHITECTURE = {"LlamaForCausalLM": _LLAMA}
-_BY_MODEL_TYPE = {"llama": _LLAMA}
+_TIED = {"lm_head.weight": "model.embed_tokens.weight"}
+_TIED_INSIDE = {f"language_model.{copy}": f"language_model.{original}" for copy, original in _TIED.items()}
+
+_LLAMA = Family(LlamaConfig.from_hf, Llama, llama.KEY_MAP, llama.IGNORED_KEYS, _TIED)
+_LLAVA = Family(
+    LlavaConfig.from_hf, Llava, llava.KEY_MAP, llava.IGNORED_KEYS, _TIED_INSIDE, llava.RENAMES, with_text_model
+)
+_BY_ARCHITECTURE = {
+    "LlamaForCausalLM": _LLAMA,
+    "LlavaForConditionalGeneration": _LLAVA,
+    "Qwen2ForCausalLM": _LLAMA,
+}
+_BY_MODEL_TYPE = {"llama": _LLAMA, "llava": _LLAVA, "qwen2": _LLAMA}
 
 
 def find_family(checkpoint: Checkpoint) -> Family:

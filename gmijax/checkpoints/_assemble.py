@@ -1,0 +1,69 @@
+"""Bringing the parts of a composed model together: configs and weights that lie in several folders."""
+
+import dataclasses
+from pathlib import Path
+
+from gmijax.checkpoints._errors import CheckpointError
+from gmijax.checkpoints._joined import JoinedWeights
+from gmijax.checkpoints._source import Checkpoint, scan_checkpoint
+
+TEXT = "language_model."
+
+
+def alone(checkpoint: Checkpoint, text_model: Path | None, encoder_model: Path | None) -> Checkpoint:
+    """A model that has no parts elsewhere.
+
+    Raises:
+      ValueError: if a part is given.
+    """
+    for name, part in (("text_model", text_model), ("encoder_model", encoder_model)):
+        if part is not None:
+            raise ValueError(f"{name} = {part}: the model of {checkpoint.path} has no such part elsewhere")
+    return checkpoint
+
+
+def with_text_model(checkpoint: Checkpoint, text_model: Path | None, encoder_model: Path | None) -> Checkpoint:
+    """A composed model whose language model lies in its own file or elsewhere.
+
+    Elsewhere is `text_model` or, if none is given and the file holds no language model, what the config's
+    `text_model_id` names: a path from the checkpoint's folder. That place's config becomes the `text_config`.
+
+    Args:
+      checkpoint: of the composed model.
+      text_model: a folder or file of a language model.
+      encoder_model: must be None.
+
+    Raises:
+      CheckpointError: if the language model is nowhere, or in two places.
+      ValueError: if an encoder is given.
+    """
+    alone(checkpoint, None, encoder_model)
+    inside = any(
+        TEXT in key or key.startswith("lm_head.") for key in (*checkpoint.weights.keys(), *checkpoint.weights.lost)
+    )
+    name = checkpoint.config.get("text_model_id")
+    if text_model is None and name is not None and (not inside or "text_config" not in checkpoint.config):
+        text_model = checkpoint.path / str(name)
+        if not text_model.exists():
+            message = f"its language model {name!r} is not at {text_model}; give text_model= a folder that holds it"
+            raise CheckpointError(checkpoint.path, [*checkpoint.weights.problems, message])
+    if text_model is None:
+        return _tied_by_presence(checkpoint)
+    text = scan_checkpoint(text_model)
+    config = {**checkpoint.config, "text_config": text.config}
+    parts = {"": checkpoint.weights} if inside else {"": checkpoint.weights, TEXT: text.weights}
+    return _tied_by_presence(dataclasses.replace(checkpoint, config=config, weights=JoinedWeights(parts)))
+
+
+def _tied_by_presence(checkpoint: Checkpoint) -> Checkpoint:
+    """Reads a composed config's claim that the head is tied as the files bear it out.
+
+    The classes of composed configs default to tied embeddings whatever their text config says, so that the claim at
+    the top counts only where the files hold no head.
+    """
+    text = checkpoint.config.get("text_config") or {}
+    head = any(key.endswith("lm_head.weight") for key in (*checkpoint.weights.keys(), *checkpoint.weights.lost))
+    if checkpoint.config.get("tie_word_embeddings") and not head and isinstance(text, dict):
+        config = {**checkpoint.config, "text_config": {**text, "tie_word_embeddings": True}}
+        return dataclasses.replace(checkpoint, config=config)
+    return checkpoint
