@@ -8,6 +8,7 @@ from gmijax.checkpoints._joined import JoinedWeights
 from gmijax.checkpoints._source import Checkpoint, scan_checkpoint
 
 TEXT = "language_model."
+_AUDIO = "audio_tower."
 
 
 def alone(checkpoint: Checkpoint, text_model: Path | None, encoder_model: Path | None) -> Checkpoint:
@@ -53,6 +54,37 @@ def with_text_model(checkpoint: Checkpoint, text_model: Path | None, encoder_mod
     config = {**checkpoint.config, "text_config": text.config}
     parts = {"": checkpoint.weights} if inside else {"": checkpoint.weights, TEXT: text.weights}
     return _tied_by_presence(dataclasses.replace(checkpoint, config=config, weights=JoinedWeights(parts)))
+
+
+def with_audio_and_text_model(
+    checkpoint: Checkpoint, text_model: Path | None, encoder_model: Path | None
+) -> Checkpoint:
+    """A composed model whose language model and whose audio encoder lie in its own file or elsewhere.
+
+    The encoder is sought as the language model is, by `encoder_model` and the config's `audio_model_id`. That place's
+    config becomes the `audio_config`.
+
+    Args:
+      checkpoint: of the composed model.
+      text_model: a folder or file of a language model.
+      encoder_model: a folder or file of a Whisper.
+
+    Raises:
+      CheckpointError: if a part is nowhere, or in two places.
+    """
+    inside = any(key.startswith(_AUDIO) for key in (*checkpoint.weights.keys(), *checkpoint.weights.lost))
+    name = checkpoint.config.get("audio_model_id")
+    if encoder_model is None and name is not None and (not inside or "audio_config" not in checkpoint.config):
+        encoder_model = checkpoint.path / str(name)
+        if not encoder_model.exists():
+            message = f"its encoder {name!r} is not at {encoder_model}; give encoder_model= a folder that holds it"
+            raise CheckpointError(checkpoint.path, [*checkpoint.weights.problems, message])
+    if encoder_model is not None:
+        encoder = scan_checkpoint(encoder_model)
+        config = {**checkpoint.config, "audio_config": encoder.config}
+        parts = {"": checkpoint.weights} if inside else {"": checkpoint.weights, _AUDIO: encoder.weights}
+        checkpoint = dataclasses.replace(checkpoint, config=config, weights=JoinedWeights(parts))
+    return with_text_model(checkpoint, text_model, None)
 
 
 def _tied_by_presence(checkpoint: Checkpoint) -> Checkpoint:

@@ -7,10 +7,27 @@ from typing import Any, NamedTuple
 
 from flax import nnx
 
-from gmijax.checkpoints._assemble import alone, with_text_model
+from gmijax.checkpoints._assemble import alone, with_audio_and_text_model, with_text_model
 from gmijax.checkpoints._errors import CheckpointError
 from gmijax.checkpoints._source import Checkpoint
-from gmijax.models import KeyRule, Llama, LlamaConfig, Llava, LlavaConfig, llama, llava
+from gmijax.models import (
+    KeyRule,
+    Llama,
+    LlamaConfig,
+    Llava,
+    LlavaConfig,
+    Qwen2Audio,
+    Qwen2AudioConfig,
+    Ultravox,
+    UltravoxConfig,
+    WhisperEncoder,
+    WhisperEncoderConfig,
+    llama,
+    llava,
+    qwen2_audio,
+    ultravox,
+    whisper,
+)
 
 
 class Family(NamedTuple):
@@ -50,12 +67,43 @@ _LLAMA = Family(LlamaConfig.from_hf, Llama, llama.KEY_MAP, llama.IGNORED_KEYS, _
 _LLAVA = Family(
     LlavaConfig.from_hf, Llava, llava.KEY_MAP, llava.IGNORED_KEYS, _TIED_INSIDE, llava.RENAMES, with_text_model
 )
+_QWEN2_AUDIO = Family(
+    Qwen2AudioConfig.from_hf,
+    Qwen2Audio,
+    qwen2_audio.KEY_MAP,
+    qwen2_audio.IGNORED_KEYS,
+    _TIED_INSIDE,
+    qwen2_audio.RENAMES,
+    with_text_model,
+)
+_ULTRAVOX = Family(
+    UltravoxConfig.from_hf,
+    Ultravox,
+    ultravox.KEY_MAP,
+    ultravox.IGNORED_KEYS,
+    _TIED_INSIDE,
+    ultravox.RENAMES,
+    with_audio_and_text_model,
+)
+_WHISPER = Family(
+    WhisperEncoderConfig.from_hf, WhisperEncoder, whisper.KEY_MAP, whisper.IGNORED_KEYS, renames=whisper.RENAMES
+)
 _BY_ARCHITECTURE = {
     "LlamaForCausalLM": _LLAMA,
     "LlavaForConditionalGeneration": _LLAVA,
+    "Qwen2AudioForConditionalGeneration": _QWEN2_AUDIO,
     "Qwen2ForCausalLM": _LLAMA,
+    "UltravoxModel": _ULTRAVOX,
+    "WhisperForConditionalGeneration": _WHISPER,
 }
-_BY_MODEL_TYPE = {"llama": _LLAMA, "llava": _LLAVA, "qwen2": _LLAMA}
+_BY_MODEL_TYPE = {
+    "llama": _LLAMA,
+    "llava": _LLAVA,
+    "qwen2": _LLAMA,
+    "qwen2_audio": _QWEN2_AUDIO,
+    "ultravox": _ULTRAVOX,
+    "whisper": _WHISPER,
+}
 
 
 def find_family(checkpoint: Checkpoint) -> Family:

@@ -9,6 +9,8 @@ import numpy as np
 
 from gmijax.checkpoints._errors import CheckpointError
 
+_CTRANSLATE2 = "model.bin"
+
 
 @runtime_checkable
 class WeightSource(Protocol):
@@ -44,13 +46,13 @@ class Checkpoint:
 
     Attributes:
       path: the folder or file.
-      kind: "safetensors", "torch" or "gguf".
-      config: what HuggingFace's `config.json` holds, or the same written from a GGUF file's metadata.
+      kind: "safetensors", "torch", "gguf" or "ctranslate2".
+      config: what HuggingFace's `config.json` holds, or the same written from what the file says of its model.
       weights: the tensors.
     """
 
     path: Path
-    kind: Literal["safetensors", "torch", "gguf"]
+    kind: Literal["safetensors", "torch", "gguf", "ctranslate2"]
     config: dict[str, Any]
     weights: WeightSource
 
@@ -61,7 +63,8 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     Args:
       path: a folder with `config.json` and weights: `model.safetensors`, or `model.safetensors.index.json` and the
         shards that it names, or `pytorch_model.bin` in one file or in shards, or Prismatic's
-        `checkpoints/latest-checkpoint.pt`; or a `.gguf` file of the llama or qwen2 architecture.
+        `checkpoints/latest-checkpoint.pt`; or a `.gguf` file of the llama or qwen2 architecture; or CTranslate2's
+        `model.bin` of a Whisper, or its folder.
 
     Returns:
       The checkpoint. Its keys and shapes have not been compared with any model: `load_model` does that.
@@ -82,9 +85,13 @@ def scan_checkpoint(path: str | Path) -> Checkpoint:
       CheckpointError: if so much is wrong that no tensor can be named.
     """
     path = Path(path)
+    if path.name == _CTRANSLATE2 and path.is_file():
+        return _scan_ctranslate2(path)
     if path.is_dir():
-        from gmijax.checkpoints._safetensors import read_json
+        from gmijax.checkpoints._safetensors import SafetensorsWeights, read_json
 
+        if (path / _CTRANSLATE2).exists() and not SafetensorsWeights.holds(path):
+            return _scan_ctranslate2(path / _CTRANSLATE2)
         kind, weights = _open_folder(path)
         try:
             config = read_json(path / "config.json")
@@ -94,12 +101,19 @@ def scan_checkpoint(path: str | Path) -> Checkpoint:
     if not path.exists():
         raise CheckpointError(path, ["no such file or folder"])
     if path.suffix != ".gguf":
-        raise CheckpointError(path, ["not a folder and not a .gguf file; those two are what can be read"])
+        raise CheckpointError(path, ["not a folder, not a .gguf file and not a model.bin; only those can be read"])
     from gmijax.checkpoints._gguf import GGUFWeights, hf_config, read_gguf
 
     content = read_gguf(path)
     config = hf_config(content)
     return Checkpoint(path, "gguf", config, GGUFWeights(content, config))
+
+
+def _scan_ctranslate2(file: Path) -> Checkpoint:
+    from gmijax.checkpoints._ctranslate2 import CTranslate2Weights, hf_config, read_ctranslate2
+
+    content = read_ctranslate2(file)
+    return Checkpoint(file, "ctranslate2", hf_config(content), CTranslate2Weights(content))
 
 
 def open_weights(path: Path) -> WeightSource:

@@ -11,6 +11,8 @@ from gmijax.models._errors import ConfigError
 from gmijax.models._keys import KeyRule
 from gmijax.models.llama import KVSegment, Llama, LlamaConfig, LlamaOutput, RopeScaling
 from gmijax.models.llava import Llava, LlavaConfig, LlavaMedia
+from gmijax.models.qwen2_audio import Qwen2Audio, Qwen2AudioConfig, Qwen2AudioMedia
+from gmijax.models.ultravox import Ultravox, UltravoxConfig, UltravoxMedia
 from gmijax.models.vit import ViT, ViTConfig
 from gmijax.models.whisper import WhisperEncoder, WhisperEncoderConfig
 
@@ -29,9 +31,15 @@ __all__ = [
     "LlavaConfig",
     "LlavaMedia",
     "Merged",
+    "Qwen2Audio",
+    "Qwen2AudioConfig",
+    "Qwen2AudioMedia",
     "RopeScaling",
     "SoftTokens",
     "Spans",
+    "Ultravox",
+    "UltravoxConfig",
+    "UltravoxMedia",
     "ViT",
     "ViTConfig",
     "WhisperEncoder",

@@ -1,11 +1,11 @@
 """Whisper's encoder, as Whisper, Ultravox and Qwen2-Audio run it.
 
 Numbers follow the implementations in transformers 5.23 (Whisper and Qwen2-Audio) and in Ultravox, which lets clips be
-shorter than 30 s and masks padded frames. The parameters of all layers are stacked on a leading layer axis and the
+shorter than 30 s and hides padded frames. The parameters of all layers are stacked on a leading layer axis and the
 forward pass is one scan over it.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -14,14 +14,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax import lax
 from jax.core import Tracer
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float, Int
 
 from gmijax.models._config import ConfigReader
 from gmijax.models._errors import ConfigError
+from gmijax.models._hooks import Hooks, Intervention, as_pytrees, check_hook_points
 from gmijax.models._keys import KeyRule
+from gmijax.models._layers import LayerNorm, linear
+from gmijax.models._stack import run_layers
 
 _LAYER = r"layers\.(?P<layer>\d+)\."
 
@@ -41,15 +43,20 @@ KEY_MAP: tuple[KeyRule, ...] = (
     *_affine("conv2", "conv2", _LINEAR),
     KeyRule(r"embed_positions\.weight", "positions", transpose=False),
     *_affine(_LAYER + "self_attn_layer_norm", "layers.attention_norm", _NORM),
-    *(rule for n in "qv" for rule in _affine(_LAYER + rf"self_attn\.{n}_proj", f"layers.attention.{n}", _LINEAR)),
-    KeyRule(_LAYER + r"self_attn\.k_proj\.weight", "layers.attention.k.kernel", transpose=True),
-    *_affine(_LAYER + r"self_attn\.out_proj", "layers.attention.o", _LINEAR),
+    *(rule for n in "qkv" for rule in _affine(_LAYER + rf"self_attn\.{n}_proj", f"layers.{n}", _LINEAR)),
+    *_affine(_LAYER + r"self_attn\.out_proj", "layers.out", _LINEAR),
     *_affine(_LAYER + "final_layer_norm", "layers.mlp_norm", _NORM),
-    *_affine(_LAYER + "fc1", "layers.mlp.up", _LINEAR),
-    *_affine(_LAYER + "fc2", "layers.mlp.down", _LINEAR),
+    *_affine(_LAYER + "fc1", "layers.fc1", _LINEAR),
+    *_affine(_LAYER + "fc2", "layers.fc2", _LINEAR),
     *_affine("layer_norm", "norm", _NORM),
 )
-"""From Hugging Face's keys, without the prefix that names the encoder in a larger model, to our leaves."""
+"""From Hugging Face's keys to our leaves. A rule whose leaf the model lacks (the bias of k) is void."""
+
+RENAMES: tuple[tuple[str, str], ...] = ((r"^model\.encoder\.", ""),)
+"""From the keys of a whole Whisper to those of its encoder."""
+
+IGNORED_KEYS: tuple[str, ...] = (r"model\.decoder\..*", r"proj_out\.weight")
+"""Keys of a whole Whisper that may be left unread: its decoder."""
 
 _LAYER_NORM_EPS = 1e-5  # torch's default, which no config names
 _FLOAT16_BOUND = float(jnp.finfo(jnp.float16).max) - 1000  # to which the originals clip a float16 layer's output
@@ -91,6 +98,11 @@ Count = TypeVar("Count", int, np.ndarray, jax.Array)
 def encoder_frames(mel_frames: Count) -> Count:
     """Frames that the two convolutions make of `mel_frames`: one for two, rounded up."""
     return (mel_frames - 1) // 2 + 1
+
+
+def pooled_frames(mel_frames: Count) -> Count:
+    """Frames of Qwen2-Audio's encoder that are made of a clip's own: half of `encoder_frames`, rounded down."""
+    return (encoder_frames(mel_frames) - 2) // 2 + 1
 
 
 @dataclass(frozen=True)
@@ -171,14 +183,8 @@ class WhisperEncoderConfig:
         # A Whisper config says of the whole model that it has a decoder, of which nothing is used here.
         one_value = {**_ONE_VALUE, "is_encoder_decoder": config.get("is_encoder_decoder")}
         reader.finish({*values, "model_type", "num_hidden_layers"}, one_value, _IRRELEVANT)
-        try:
-            pooled = model_type == "qwen2_audio_encoder"
-            resolved = cls(**values, pooled=pooled, latency_block_size=latency_block_size)
-        except ConfigError as error:
-            raise ConfigError("Whisper encoder", [*reader.problems, *error.problems]) from None
-        if reader.problems:
-            raise ConfigError("Whisper encoder", reader.problems)
-        return resolved
+        pooled = model_type == "qwen2_audio_encoder"
+        return reader.build("Whisper encoder", cls, pooled=pooled, latency_block_size=latency_block_size, **values)
 
 
 class WhisperEncoder(nnx.Module):
@@ -194,8 +200,6 @@ class WhisperEncoder(nnx.Module):
       param_dtype: of the weights.
     """
 
-    KEY_MAP = KEY_MAP
-
     def __init__(
         self,
         config: WhisperEncoderConfig,
@@ -206,27 +210,29 @@ class WhisperEncoder(nnx.Module):
     ):
         self.config = config
         self.dtype = jnp.dtype(dtype)
-        types = {"dtype": self.dtype, "param_dtype": param_dtype}
+        kinds = {"rngs": rngs, "dtype": self.dtype, "param_dtype": param_dtype}
 
         @nnx.split_rngs(splits=config.encoder_layers)
         @nnx.vmap
         def stacked_layers(rngs):
-            return _Layer(config, rngs=rngs, **types)
+            return _Layer(config, rngs=rngs, dtype=self.dtype, param_dtype=param_dtype)
 
-        convolution = partial(nnx.Conv, kernel_size=(3,), padding=((1, 1),), rngs=rngs, **types)
+        convolution = partial(nnx.Conv, kernel_size=(3,), padding=((1, 1),), **kinds)
         self.conv1 = convolution(config.num_mel_bins, config.d_model)
         self.conv2 = convolution(config.d_model, config.d_model, strides=(2,))
         self.positions = nnx.Param(jnp.asarray(_sinusoids(config.max_source_positions, config.d_model), param_dtype))
         self.layers = stacked_layers(rngs)
-        self.norm = _layer_norm(rngs, **types)(config.d_model)
+        self.norm = LayerNorm(config.d_model, _LAYER_NORM_EPS, param_dtype)
 
     @property
     def hook_points(self) -> tuple[str, ...]:
-        """Names of the states that a call can return.
+        """Names of the hidden states that a call can return.
 
-        `encoder_hidden_k` is the output of layer k counted from 0, and `encoder_output` that of the final norm.
+        `encoder_inputs` is the input of the first layer, `encoder_hidden_k` the output of layer k counted from 0, and
+        `encoder_output` that of the final norm.
         """
-        return (*(f"encoder_hidden_{k}" for k in range(self.config.encoder_layers)), "encoder_output")
+        layers = (f"encoder_hidden_{k}" for k in range(self.config.encoder_layers))
+        return ("encoder_inputs", *layers, "encoder_output")
 
     def __call__(
         self,
@@ -234,144 +240,142 @@ class WhisperEncoder(nnx.Module):
         *,
         lengths: Int[ArrayLike, " rows"] | None = None,
         hook_points: Sequence[str] = ("encoder_output",),
+        interventions: Mapping[str, Intervention] | None = None,
+        remat: bool = False,
     ) -> dict[str, Float[Array, "clips positions width"]]:
-        """Encodes a batch of clips.
+        """Encodes a batch of clips, as far as what is asked for needs.
 
         Frames after a clip's own are hidden from all others. They hold well-defined values of their own, as in the
-        originals, and a pooled frame may average the last frame of a clip with one of them.
+        originals. So may the last frame of a clip depend on them: through the second convolution where the clip has
+        an odd number of mel frames, and through the average where the config is `pooled`.
 
         Args:
           features: log-mel spectrograms. A config that is `pooled` takes `max_mel_frames` frames, others up to
             that many.
           lengths: mel frames of each clip before its padding, 1 to the frames of `features`; by default all.
-          hook_points: names of the states to return. The pass ends at the last layer that one of them needs.
+          hook_points: names of the hidden states to return, as they are after any intervention.
+          interventions: by hook point, a function from its states to states of the same shape.
+          remat: recompute the layers in a backward pass.
 
         Returns:
-          The states by hook point. Of F mel frames `encoder_hidden_k` has (F - 1) // 2 + 1 positions, and so has
-          `encoder_output`, or half as many where the config is `pooled`.
+          The states by hook point. Of F mel frames they have (F - 1) // 2 + 1 positions; `encoder_output` has half as
+          many where the config is `pooled`.
 
         Raises:
-          ValueError: inputs that do not fit together or with the config, or an unknown hook point.
+          ValueError: inputs that do not fit together or with the config, an unknown hook point, or an intervention
+            that never fires.
         """
-        config = self.config
-        features = jnp.asarray(features)
-        clips, mels, frames = features.shape
-        if mels != config.num_mel_bins:
-            raise ValueError(f"features have {mels} mel bins; this encoder takes {config.num_mel_bins}")
+        check_hook_points(self.hook_points, hook_points, interventions)
+        features, lengths = self.check_features(features, lengths)
+        interventions = as_pytrees(interventions)
+        return _forward(*nnx.split(self), features, lengths, interventions, hook_points=tuple(hook_points), remat=remat)
+
+    def check_features(
+        self, features: Float[ArrayLike, "clips mels frames"], lengths: Int[ArrayLike, " rows"] | None
+    ) -> tuple[Float[Array, "clips mels frames"], Int[Array, " clips"] | None]:
+        """The arguments of a call, as arrays.
+
+        Raises:
+          ValueError: if they do not fit together or with the config.
+        """
+        config, features = self.config, jnp.asarray(features)
+        if features.ndim != 3 or features.shape[1] != config.num_mel_bins:
+            raise ValueError(f"features have shape {features.shape}; give (clips, {config.num_mel_bins}, frames)")
+        clips, _, frames = features.shape
         if not 0 < frames <= config.max_mel_frames:
             raise ValueError(f"features have {frames} frames; this encoder takes 1 to {config.max_mel_frames}")
         if config.pooled and frames != config.max_mel_frames:
             raise ValueError(f"features have {frames} frames; this encoder takes {config.max_mel_frames}, so pad them")
-        unknown = sorted({*hook_points} - {*self.hook_points})
-        if unknown:
-            raise ValueError(
-                f"unknown hook_points {', '.join(map(repr, unknown))}; valid are 'encoder_hidden_0' to "
-                f"'encoder_hidden_{config.encoder_layers - 1}', and 'encoder_output'"
-            )
-        if lengths is not None and np.shape(lengths) != (clips,):
+        if lengths is None:
+            return features, None
+        if np.shape(lengths) != (clips,):
             raise ValueError(f"lengths have shape {np.shape(lengths)}; give one for each of the {clips} clips")
-        if lengths is not None and not isinstance(lengths, Tracer):
+        if not isinstance(lengths, Tracer):
             outside = [int(length) for length in np.asarray(lengths) if not 1 <= length <= frames]
             if outside:
                 raise ValueError(f"lengths hold {outside}; the {frames} frames of features allow 1 to {frames}")
-        lengths = None if lengths is None else jnp.asarray(lengths)
-        states = _forward(*nnx.split(self), features, lengths=lengths, hook_points=tuple(hook_points))
-        return {name: states[name] for name in hook_points}
+        return features, jnp.asarray(lengths)
 
-    def _run(self, features, *, lengths, hook_points) -> dict[str, jax.Array]:
+    def run(
+        self,
+        features: Float[Array, "clips mels frames"],
+        *,
+        lengths: Int[Array, " clips"] | None,
+        hooks: Hooks,
+        whole: bool,
+        remat: bool = False,
+    ) -> Float[Array, "clips positions width"] | None:
+        """As a call, inside the pass of a larger model whose `hooks` it shares; nothing is checked.
+
+        Args:
+          features: as in a call.
+          lengths: as in a call.
+          hooks: what to keep and to edit.
+          whole: whether the output is needed; otherwise the pass ends at the last layer that is to be kept.
+          remat: as in a call.
+
+        Returns:
+          The output of the final norm, if the pass reaches it.
+        """
         config = self.config
         x = jnp.swapaxes(features, 1, 2).astype(self.dtype)
         x = _gelu(self.conv2(_gelu(self.conv1(x))))
         x = x + self.positions[: x.shape[1]].astype(self.dtype)
-        mask = _mask(config, x.shape[1], lengths)
-        wanted = sorted(int(name.removeprefix("encoder_hidden_")) for name in hook_points if name[-1].isdigit())
-        whole = "encoder_output" in hook_points
-        depth = config.encoder_layers if whole else max(wanted, default=-1) + 1
-
-        graph, weights = nnx.split(self.layers)
-        slots = np.full(config.encoder_layers, len(wanted))
-        slots[wanted] = np.arange(len(wanted))
-        # One slot for each wanted layer and, if any is wanted, a last one for the outputs of all the others.
-        kept = jnp.zeros((len(wanted) + bool(wanted), *x.shape), x.dtype)
-
-        def layer_step(carry, layer):
-            x, kept = carry
-            weights, slot = layer
-            x = nnx.merge(graph, weights)(x, mask)
-            if wanted:
-                kept = lax.dynamic_update_index_in_dim(kept, x, slot, 0)
-            return (x, kept), None
-
-        scanned = (weights, jnp.asarray(slots))
-        if whole:
-            (x, kept), _ = lax.scan(layer_step, (x, kept), scanned)
-        else:  # by index: slicing the stacked weights would copy those of the layers that are used
-            (x, kept), _ = lax.scan(
-                lambda carry, index: layer_step(carry, jax.tree.map(lambda leaf: leaf[index], scanned)),
-                (x, kept),
-                jnp.arange(depth),
-            )
-        states = {f"encoder_hidden_{k}": kept[slot] for slot, k in enumerate(wanted)}
-        if whole:
-            states["encoder_output"] = self.norm(_average_pairs(x) if config.pooled else x)
-        return states
+        positions = jnp.arange(x.shape[1])
+        own = jnp.ones(x.shape[:2], bool) if lengths is None else positions < encoder_frames(lengths)[:, None]
+        seen = own[:, None, None]
+        if config.latency_block_size is not None:
+            block = positions // config.latency_block_size
+            seen = seen & (block[:, None] >= block)
+        x, _ = run_layers(
+            self.layers,
+            hooks.visit("encoder_inputs", x, own),
+            lambda layer, x, _: (layer(x, seen), None),
+            hooks=hooks,
+            prefix="encoder_hidden_",
+            depth=config.encoder_layers if whole else hooks.deepest("encoder_hidden_") + 1,
+            mask=own,
+            remat=remat,
+        )
+        if not whole:
+            return None
+        if config.pooled:
+            pooled = jnp.arange(x.shape[1] // 2)
+            own = own[:, : len(pooled)] if lengths is None else pooled < pooled_frames(lengths)[:, None]
+            x = _average_pairs(x)
+        return hooks.visit("encoder_output", self.norm(x), own)
 
 
-# Compiled once for each shape, so that a call outside of any `jit` is not compiled anew.
-@partial(jax.jit, static_argnames=("graph", "hook_points"))
-def _forward(graph, state, features, **arguments) -> dict[str, jax.Array]:
-    return nnx.merge(graph, state)._run(features, **arguments)
+@partial(jax.jit, static_argnames=("graph", "hook_points", "remat"))
+def _forward(graph, state, features, lengths, interventions, *, hook_points, remat):
+    hooks = Hooks(hook_points, interventions)
+    whole = "encoder_output" in hook_points
+    nnx.merge(graph, state).run(features, lengths=lengths, hooks=hooks, whole=whole, remat=remat)
+    hooks.finish()
+    return {name: hooks.states[name] for name in hook_points}
 
 
 class _Layer(nnx.Module):
     def __init__(self, config: WhisperEncoderConfig, *, rngs: nnx.Rngs, dtype: DTypeLike, param_dtype: DTypeLike):
-        norm = _layer_norm(rngs, dtype, param_dtype)
-        linear = partial(nnx.Linear, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
-        self.attention_norm = norm(config.d_model)
-        self.attention = _Attention(config, linear)
-        self.mlp_norm = norm(config.d_model)
-        self.mlp = _MLP(config, linear)
+        width, project = config.d_model, linear(rngs, dtype, param_dtype, use_bias=True)
+        self.heads = config.encoder_attention_heads
+        self.attention_norm = LayerNorm(width, _LAYER_NORM_EPS, param_dtype)
+        self.q, self.k, self.v = project(width, width), project(width, width, use_bias=False), project(width, width)
+        self.out = project(width, width)
+        self.mlp_norm = LayerNorm(width, _LAYER_NORM_EPS, param_dtype)
+        self.fc1 = project(width, config.encoder_ffn_dim)
+        self.fc2 = project(config.encoder_ffn_dim, width)
 
     def __call__(self, x, mask):
-        x = x + self.attention(self.attention_norm(x), mask)
-        x = x + self.mlp(self.mlp_norm(x))
+        x = x + self._attend(self.attention_norm(x), mask)
+        x = x + self.fc2(_gelu(self.fc1(self.mlp_norm(x))))
         return jnp.clip(x, -_FLOAT16_BOUND, _FLOAT16_BOUND) if x.dtype == jnp.float16 else x
 
-
-class _Attention(nnx.Module):
-    def __init__(self, config: WhisperEncoderConfig, linear: Callable[..., nnx.Linear]):
-        self.heads = config.encoder_attention_heads
-        self.q = linear(config.d_model, config.d_model)
-        self.k = linear(config.d_model, config.d_model, use_bias=False)
-        self.v = linear(config.d_model, config.d_model)
-        self.o = linear(config.d_model, config.d_model)
-
-    def __call__(self, x, mask):
+    def _attend(self, x, mask):
         # dot_product_attention takes no float16 on a CPU.
         wide = jnp.float32 if x.dtype == jnp.float16 else x.dtype
         q, k, v = (part(x).astype(wide).reshape(*x.shape[:2], self.heads, -1) for part in (self.q, self.k, self.v))
-        return self.o(jax.nn.dot_product_attention(q, k, v, mask=mask).astype(x.dtype).reshape(x.shape))
-
-
-class _MLP(nnx.Module):
-    def __init__(self, config: WhisperEncoderConfig, linear: Callable[..., nnx.Linear]):
-        self.up = linear(config.d_model, config.encoder_ffn_dim)
-        self.down = linear(config.encoder_ffn_dim, config.d_model)
-
-    def __call__(self, x):
-        return self.down(_gelu(self.up(x)))
-
-
-def _layer_norm(rngs: nnx.Rngs, dtype: DTypeLike, param_dtype: DTypeLike) -> Callable[..., nnx.LayerNorm]:
-    # The fast variance, E[x^2] - E[x]^2, loses digits where a few features are large, as they are in Whisper.
-    return partial(
-        nnx.LayerNorm,
-        epsilon=_LAYER_NORM_EPS,
-        use_fast_variance=False,
-        dtype=dtype,
-        param_dtype=param_dtype,
-        rngs=rngs,
-    )
+        return self.out(jax.nn.dot_product_attention(q, k, v, mask=mask).astype(x.dtype).reshape(x.shape))
 
 
 def _gelu(x):
@@ -383,19 +387,6 @@ def _average_pairs(x):
     clips, positions, width = x.shape
     pairs = x[:, : positions // 2 * 2].reshape(clips, positions // 2, 2, width)
     return jnp.mean(pairs, axis=2, dtype=jnp.float32).astype(x.dtype)
-
-
-def _mask(config: WhisperEncoderConfig, positions: int, lengths: jax.Array | None) -> jax.Array | None:
-    """Which frame (third axis) may attend to which (fourth axis); None if every one may attend to all."""
-    frame = jnp.arange(positions)
-    mask = None
-    if lengths is not None:
-        mask = (frame < encoder_frames(lengths)[:, None])[:, None, None]
-    if config.latency_block_size is not None:
-        block = frame // config.latency_block_size
-        seen = (block[:, None] >= block)[None, None]
-        mask = seen if mask is None else mask & seen
-    return mask
 
 
 def _sinusoids(positions: int, width: int) -> np.ndarray:
