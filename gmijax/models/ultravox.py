@@ -183,9 +183,8 @@ class Ultravox(Composed):
         columns = media.audio_token_start_idx[:, None] + jnp.arange(soft_mask.shape[1])
         inside = soft_mask & (columns >= 0) & (columns < input_ids.shape[1])
         places = jnp.where(inside, _rows(media)[:, None] * input_ids.shape[1] + columns, input_ids.size)
-        soft = (
-            jnp.full(input_ids.size, -1).at[places].set(jnp.arange(chunks * tokens).reshape(places.shape), mode="drop")
-        )
+        soft = jnp.arange(places.size).reshape(places.shape)
+        soft = jnp.full(input_ids.size, -1).at[places].set(soft, mode="drop")
         return plain_layout(mask)._replace(soft=soft.reshape(input_ids.shape))
 
     def _encode(self, media, hooks, *, features, remat):
