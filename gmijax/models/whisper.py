@@ -267,8 +267,15 @@ class WhisperEncoder(nnx.Module):
         """
         check_hook_points(self.hook_points, hook_points, interventions)
         features, lengths = self.check_features(features, lengths)
-        interventions = as_pytrees(interventions)
-        return _forward(*nnx.split(self), features, lengths, interventions, hook_points=tuple(hook_points), remat=remat)
+        states = _forward(
+            *nnx.split(self),
+            features,
+            lengths,
+            as_pytrees(interventions),
+            hook_points=tuple(hook_points),
+            remat=remat,
+        )
+        return {name: states[name] for name in hook_points}  # `jit` returns them sorted
 
     def check_features(
         self, features: Float[ArrayLike, "clips mels frames"], lengths: Int[ArrayLike, " rows"] | None
@@ -352,7 +359,7 @@ def _forward(graph, state, features, lengths, interventions, *, hook_points, rem
     whole = "encoder_output" in hook_points
     nnx.merge(graph, state).run(features, lengths=lengths, hooks=hooks, whole=whole, remat=remat)
     hooks.finish()
-    return {name: hooks.states[name] for name in hook_points}
+    return hooks.states
 
 
 class _Layer(nnx.Module):

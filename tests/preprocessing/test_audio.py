@@ -62,8 +62,7 @@ def test_filters_are_slaneys(bins):
     np.testing.assert_allclose(mel_filters(bins), slaney(bins), rtol=0, atol=1e-15)
 
 
-@pytest.mark.parametrize("bins", [80, 128])
-@pytest.mark.parametrize("samples", [42720, 19752, 8000, 201])
+@pytest.mark.parametrize(("bins", "samples"), [(80, 42720), (128, 19752), (80, 201)])
 def test_equals_float64(speech, bins, samples):
     wave = speech[5000:][:samples]
     got = log_mel(wave[None], num_mel_bins=bins)
