@@ -10,6 +10,7 @@ that larger fixtures lack: see `ULTRAVOX`.
 """
 
 import argparse
+import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -137,9 +138,8 @@ def write(folder: Path, model: Any, config: dict[str, Any], inputs: dict, expect
 
 def ultravox(folder: Path) -> None:
     """Two rows with audio, one of them of two chunks, and between them a row of text alone; left and right padding."""
-    model = UltravoxModel(
-        UltravoxConfig(audio_config=dict(WHISPER), text_config={"model_type": "llama", **TEXT}, **ULTRAVOX)
-    )
+    parts = {"audio_config": WHISPER, "text_config": {"model_type": "llama", **TEXT}}
+    model = UltravoxModel(UltravoxConfig(**copy.deepcopy(parts), **ULTRAVOX))
     randomise(model, 1)
     generator = torch.Generator().manual_seed(2)
     lengths, tokens = torch.tensor([37, 14, 25]), torch.tensor([7, 3, 5])  # ceil(ceil(length / 2) / 3)
@@ -172,9 +172,10 @@ def ultravox(folder: Path) -> None:
     }
     text = (
         "A tiny Ultravox with random weights, and what fixie-ai/ultravox makes of it under transformers 4.51.3;\n"
-        "written by experiments/audio_fixtures.py. The layout is that of v0.4.1: the language model in the file and no\n"
-        "norm in the middle of the projector. It has a latency mask (8 frames) and stacks 3 frames. Row 0 has two\n"
-        "chunks of odd and even length, row 1 none, row 2 one; rows 1 and 2 are padded on the left, row 0 on the right.\n"
+        "written by experiments/audio_fixtures.py. The layout is that of v0.4.1: the language model in the file and\n"
+        "no norm in the middle of the projector. It has a latency mask (8 frames) and stacks 3 frames. Row 0 has two\n"
+        "chunks of odd and even length, row 1 none, row 2 one; rows 1 and 2 are padded on the left, row 0 on the\n"
+        "right.\n"
     )
     write(folder, model, config, inputs, expected, text)
 

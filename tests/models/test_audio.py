@@ -137,8 +137,9 @@ def test_masks_and_spans_say_where_the_audio_is(case):
     np.testing.assert_array_equal(embedded[rows], soft)
 
 
+@pytest.mark.slow
 def test_each_row_alone_gives_the_same(case):
-    """Row 1, without audio, also as text alone."""
+    """Row 1, without audio, as text alone."""
     fields = case.media._asdict()
     owners = np.repeat(np.arange(3), [2, 0, 1] if isinstance(case.model, Ultravox) else [1, 0, 2])
     for row in range(3):
@@ -263,20 +264,22 @@ def test_tokens_of_qwen2_audio_are_those_of_its_processor():
 
 def test_batch_sizes_may_be_a_column(ultravox):
     column = ultravox.media._replace(audio_batch_size=np.asarray(ultravox.media.audio_batch_size)[:, None])
-    layouts = [
-        ultravox.model.merge(ultravox.ids, ultravox.expected["adapter_output"], m) for m in (column, ultravox.media)
-    ]
-    np.testing.assert_array_equal(layouts[0].embeddings, layouts[1].embeddings)
+    soft = ultravox.expected["adapter_output"]
+    merged = [ultravox.model.merge(ultravox.ids, soft, media).embeddings for media in (column, ultravox.media)]
+    np.testing.assert_array_equal(*merged)
 
 
 @pytest.mark.slow
-def test_half_precision_is_close(case):
-    half = load_model(case.folder, dtype=jnp.bfloat16)
+@pytest.mark.parametrize(("dtype", "share"), [(jnp.bfloat16, 0.037), (jnp.float16, 0.0048)])
+def test_half_precision_errs_no_more_than_the_original(case, dtype, share):
+    """`share` is the root-mean-square error of the tiny Ultravox's logits that torch makes in these types."""
+    half = load_model(case.folder, dtype=dtype)
+    valid = case.mask.astype(bool)
     got = half(case.ids, case.media, attention_mask=case.mask).logits
     assert got.dtype == jnp.float32
-    expected = case.expected["logits"][case.mask.astype(bool)]
-    error = np.asarray(got)[case.mask.astype(bool)] - expected
-    assert np.sqrt(np.mean(error**2)) < 0.02 * np.sqrt(np.mean(expected**2))
+    expected = case.expected["logits"][valid]
+    error = np.asarray(got)[valid] - expected
+    assert np.sqrt(np.mean(error**2)) < share * np.sqrt(np.mean(expected**2))
 
 
 # Checkpoints
