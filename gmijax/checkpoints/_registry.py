@@ -7,10 +7,11 @@ from typing import Any, NamedTuple
 
 from flax import nnx
 
-from gmijax.checkpoints._assemble import alone, with_text_model
+from gmijax.checkpoints._assemble import alone, prismatic, with_text_model
 from gmijax.checkpoints._errors import CheckpointError
 from gmijax.checkpoints._source import Checkpoint
-from gmijax.models import KeyRule, Llama, LlamaConfig, Llava, LlavaConfig, llama, llava
+from gmijax.models import KeyRule, Llama, LlamaConfig, Llava, LlavaConfig, Prismatic, PrismaticConfig, llama, llava
+from gmijax.models import prismatic as prismatic_model
 
 
 class Family(NamedTuple):
@@ -50,6 +51,15 @@ _LLAMA = Family(LlamaConfig.from_hf, Llama, llama.KEY_MAP, llama.IGNORED_KEYS, _
 _LLAVA = Family(
     LlavaConfig.from_hf, Llava, llava.KEY_MAP, llava.IGNORED_KEYS, _TIED_INSIDE, llava.RENAMES, with_text_model
 )
+_PRISMATIC = Family(
+    PrismaticConfig.from_prismatic,
+    Prismatic,
+    prismatic_model.KEY_MAP,
+    prismatic_model.IGNORED_KEYS,
+    _TIED_INSIDE,
+    prismatic_model.RENAMES,
+    prismatic,
+)
 _BY_ARCHITECTURE = {
     "LlamaForCausalLM": _LLAMA,
     "LlavaForConditionalGeneration": _LLAVA,
@@ -64,6 +74,8 @@ def find_family(checkpoint: Checkpoint) -> Family:
     Raises:
       CheckpointError: if the config names no family that is known.
     """
+    if "vision_backbone_id" in (checkpoint.config.get("model") or ()):
+        return _PRISMATIC
     architectures = checkpoint.config.get("architectures") or []
     for architecture in architectures:
         if architecture in _BY_ARCHITECTURE:
@@ -73,6 +85,7 @@ def find_family(checkpoint: Checkpoint) -> Family:
         return _BY_MODEL_TYPE[model_type]
     message = (
         f"its config names the architectures {architectures} and the model_type {model_type!r}; known are the"
-        f" architectures {', '.join(_BY_ARCHITECTURE)} and the model types {', '.join(_BY_MODEL_TYPE)}"
+        f" architectures {', '.join(_BY_ARCHITECTURE)}, the model types {', '.join(_BY_MODEL_TYPE)}, and Prismatic's"
+        " config.json"
     )
     raise CheckpointError(checkpoint.path, [message])

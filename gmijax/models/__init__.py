@@ -11,6 +11,7 @@ from gmijax.models._errors import ConfigError
 from gmijax.models._keys import KeyRule
 from gmijax.models.llama import KVSegment, Llama, LlamaConfig, LlamaOutput, RopeScaling
 from gmijax.models.llava import Llava, LlavaConfig, LlavaMedia
+from gmijax.models.prismatic import Prismatic, PrismaticConfig, PrismaticMedia
 from gmijax.models.vit import ViT, ViTConfig
 
 __all__ = [
@@ -28,6 +29,9 @@ __all__ = [
     "LlavaConfig",
     "LlavaMedia",
     "Merged",
+    "Prismatic",
+    "PrismaticConfig",
+    "PrismaticMedia",
     "RopeScaling",
     "SoftTokens",
     "Spans",

@@ -7,41 +7,24 @@ from collections.abc import Mapping
 from typing import Any
 
 from gmijax.models._config import ConfigReader
-from gmijax.models._keys import KeyRule
+from gmijax.models._keys import KeyRule, affine, dense
 from gmijax.models.vit import ViTConfig
 
 _ROOT = r"vision_model\."
 _LAYER = _ROOT + r"encoder\.layers\.(?P<layer>\d+)\."
 
 
-def _affine(pattern: str, leaf: str) -> tuple[KeyRule, KeyRule]:
-    """A norm."""
-    return (
-        KeyRule(pattern + r"\.weight", f"{leaf}.scale", transpose=False),
-        KeyRule(pattern + r"\.bias", f"{leaf}.bias", transpose=False),
-    )
-
-
-def _dense(pattern: str, leaf: str, part: tuple[int, int] | None = None) -> tuple[KeyRule, KeyRule]:
-    """A linear layer."""
-    return (
-        KeyRule(pattern + r"\.weight", f"{leaf}.kernel", transpose=True, part=part),
-        KeyRule(pattern + r"\.bias", f"{leaf}.bias", transpose=False, part=part),
-    )
-
-
 KEY_MAP: tuple[KeyRule, ...] = (
     KeyRule(_ROOT + r"embeddings\.class_embedding", "class_token", transpose=False),
-    KeyRule(_ROOT + r"embeddings\.patch_embedding\.weight", "patch.kernel", transpose=True),
-    KeyRule(_ROOT + r"embeddings\.patch_embedding\.bias", "patch.bias", transpose=False),
+    *dense(_ROOT + r"embeddings\.patch_embedding", "patch"),
     KeyRule(_ROOT + r"embeddings\.position_embedding\.weight", "positions", transpose=False),
-    *_affine(_ROOT + r"pre_layrnorm", "pre_norm"),
-    *_affine(_LAYER + r"layer_norm1", "layers.attention_norm"),
-    *(rule for i, n in enumerate("qkv") for rule in _dense(_LAYER + rf"self_attn\.{n}_proj", "layers.qkv", (i, 3))),
-    *_dense(_LAYER + r"self_attn\.out_proj", "layers.out"),
-    *_affine(_LAYER + r"layer_norm2", "layers.mlp_norm"),
-    *(rule for n in ("fc1", "fc2") for rule in _dense(_LAYER + rf"mlp\.{n}", f"layers.{n}")),
-    *_affine(_ROOT + r"post_layernorm", "norm"),
+    *affine(_ROOT + r"pre_layrnorm", "pre_norm"),
+    *affine(_LAYER + r"layer_norm1", "layers.attention_norm"),
+    *(rule for i, n in enumerate("qkv") for rule in dense(_LAYER + rf"self_attn\.{n}_proj", "layers.qkv", (i, 3))),
+    *dense(_LAYER + r"self_attn\.out_proj", "layers.out"),
+    *affine(_LAYER + r"layer_norm2", "layers.mlp_norm"),
+    *(rule for n in ("fc1", "fc2") for rule in dense(_LAYER + rf"mlp\.{n}", f"layers.{n}")),
+    *affine(_ROOT + r"post_layernorm", "norm"),
 )
 """From Hugging Face's keys to our leaves, for CLIP and SigLIP. A rule whose leaf a model lacks is void for it."""
 

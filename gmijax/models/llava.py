@@ -16,18 +16,14 @@ from gmijax.models import clip, llama
 from gmijax.models._composed import Composed, Layout, check_placeholders, placeholder_layout
 from gmijax.models._config import ConfigReader
 from gmijax.models._errors import ConfigError
-from gmijax.models._keys import KeyRule, prefixed
+from gmijax.models._keys import KeyRule, dense, prefixed
 from gmijax.models._layers import linear
 from gmijax.models.llama import Llama, LlamaConfig
 from gmijax.models.vit import ViT, ViTConfig
 
 KEY_MAP: tuple[KeyRule, ...] = (
     *prefixed(clip.KEY_MAP, r"vision_tower\.", "vision_tower"),
-    *(
-        KeyRule(rf"multi_modal_projector\.linear_{i}\.{stored}", f"projector.linear_{i}.{leaf}", transpose)
-        for i in (1, 2)
-        for stored, leaf, transpose in (("weight", "kernel", True), ("bias", "bias", False))
-    ),
+    *(rule for i in (1, 2) for rule in dense(rf"multi_modal_projector\.linear_{i}", f"projector.linear_{i}")),
     *prefixed(llama.KEY_MAP, r"language_model\.", "language_model"),
 )
 """From the published keys to our leaves."""
@@ -175,21 +171,19 @@ class Llava(Composed):
         return placeholder_layout(input_ids, mask, self.config.image_token_id, soft_mask)
 
     def _encode(self, media, hooks, *, features, remat):
-        config, depths = self.config, self.config.depths
-        asked = hooks.wanted
-        wanted = [f"encoder_hidden_{k - 1}" if k else "encoder_inputs" for k in depths if features]
-        hooks.wanted = (*asked, *(name for name in wanted if name not in asked))
-        whole = "encoder_output" in asked
-        depth = config.vision.num_hidden_layers if whole else hooks.deepest("encoder_hidden_") + 1
-        pixels = self.vision_tower.check_pixels(media.pixel_values)
-        x = self.vision_tower.run(pixels, hooks=hooks, depth=depth, remat=remat)
+        config = self.config
+        names = [f"encoder_hidden_{k - 1}" if k else "encoder_inputs" for k in config.depths] if features else []
+        whole = "encoder_output" in hooks.wanted
+        with hooks.also(*names):
+            depth = config.vision.num_hidden_layers if whole else hooks.deepest("encoder_hidden_") + 1
+            pixels = self.vision_tower.check_pixels(media.pixel_values)
+            x = self.vision_tower.run(pixels, hooks=hooks, depth=depth, remat=remat)
         if whole:
             hooks.visit("encoder_output", self.vision_tower.norm(x[:, 0]), jnp.ones(len(x), bool))
         if not features:
             return None, None
         first = 0 if config.keep_class_token else 1
-        states = jnp.concatenate([hooks.states[name][:, first:] for name in wanted], axis=-1)
-        hooks.wanted = asked
+        states = jnp.concatenate([hooks.states[name][:, first:] for name in names], axis=-1)
         return states, jnp.ones(states.shape[:2], bool)
 
     def _adapt(self, features):
