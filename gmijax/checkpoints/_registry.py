@@ -10,7 +10,22 @@ from flax import nnx
 from gmijax.checkpoints._assemble import alone, prismatic, with_text_model
 from gmijax.checkpoints._errors import CheckpointError
 from gmijax.checkpoints._source import Checkpoint
-from gmijax.models import KeyRule, Llama, LlamaConfig, Llava, LlavaConfig, Prismatic, PrismaticConfig, llama, llava
+from gmijax.models import (
+    KeyRule,
+    Llama,
+    LlamaConfig,
+    Llava,
+    LlavaConfig,
+    Prismatic,
+    PrismaticConfig,
+    ViT,
+    _timm,
+    clip,
+    dinov2,
+    llama,
+    llava,
+    siglip,
+)
 from gmijax.models import prismatic as prismatic_model
 
 
@@ -60,12 +75,32 @@ _PRISMATIC = Family(
     prismatic_model.RENAMES,
     prismatic,
 )
+_CLIP = Family(clip.read_config, ViT, clip.KEY_MAP, clip.IGNORED_KEYS, renames=clip.RENAMES)
+_SIGLIP = Family(siglip.read_config, ViT, siglip.KEY_MAP, siglip.IGNORED_KEYS, renames=siglip.RENAMES)
+_DINOV2 = Family(dinov2.read_config, ViT, dinov2.KEY_MAP, dinov2.IGNORED_KEYS, renames=dinov2.RENAMES)
+_TIMM = Family(_timm.read_config, ViT, _timm.KEY_MAP, _timm.IGNORED_KEYS, renames=_timm.RENAMES)
 _BY_ARCHITECTURE = {
+    "CLIPModel": _CLIP,
+    "CLIPVisionModel": _CLIP,
+    "Dinov2Model": _DINOV2,
+    "Dinov2WithRegistersModel": _DINOV2,
     "LlamaForCausalLM": _LLAMA,
     "LlavaForConditionalGeneration": _LLAVA,
     "Qwen2ForCausalLM": _LLAMA,
+    "SiglipModel": _SIGLIP,
+    "SiglipVisionModel": _SIGLIP,
 }
-_BY_MODEL_TYPE = {"llama": _LLAMA, "llava": _LLAVA, "qwen2": _LLAMA}
+_BY_MODEL_TYPE = {
+    "clip": _CLIP,
+    "clip_vision_model": _CLIP,
+    "dinov2": _DINOV2,
+    "dinov2_with_registers": _DINOV2,
+    "llama": _LLAMA,
+    "llava": _LLAVA,
+    "qwen2": _LLAMA,
+    "siglip": _SIGLIP,
+    "siglip_vision_model": _SIGLIP,
+}
 
 
 def find_family(checkpoint: Checkpoint) -> Family:
@@ -76,6 +111,8 @@ def find_family(checkpoint: Checkpoint) -> Family:
     """
     if "vision_backbone_id" in (checkpoint.config.get("model") or ()):
         return _PRISMATIC
+    if "architecture" in checkpoint.config:
+        return _TIMM
     architectures = checkpoint.config.get("architectures") or []
     for architecture in architectures:
         if architecture in _BY_ARCHITECTURE:
@@ -85,7 +122,7 @@ def find_family(checkpoint: Checkpoint) -> Family:
         return _BY_MODEL_TYPE[model_type]
     message = (
         f"its config names the architectures {architectures} and the model_type {model_type!r}; known are the"
-        f" architectures {', '.join(_BY_ARCHITECTURE)}, the model types {', '.join(_BY_MODEL_TYPE)}, and Prismatic's"
-        " config.json"
+        f" architectures {', '.join(_BY_ARCHITECTURE)}, the model types {', '.join(_BY_MODEL_TYPE)}, and the configs"
+        " of Prismatic and of timm"
     )
     raise CheckpointError(checkpoint.path, [message])

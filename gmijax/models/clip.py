@@ -28,8 +28,18 @@ KEY_MAP: tuple[KeyRule, ...] = (
 )
 """From Hugging Face's keys to our leaves, for CLIP and SigLIP. A rule whose leaf a model lacks is void for it."""
 
-IGNORED_KEYS: tuple[str, ...] = (r"vision_model\.embeddings\.position_ids",)
-"""Keys that may be left unread: 0 to n, stored by old checkpoints."""
+IGNORED_KEYS: tuple[str, ...] = (
+    r"vision_model\.embeddings\.position_ids",  # 0 to n, stored by old checkpoints
+    r"text_model\..*",  # the other half of a whole model
+    r"(text|visual)_projection\.weight",
+    r"logit_(scale|bias)",
+)
+"""Keys that may be left unread."""
+
+RENAMES: tuple[tuple[str, str], ...] = (
+    (r"^(embeddings|encoder|pre_layrnorm|post_layernorm|head)\.", r"vision_model.\1."),
+)
+"""From the names of the modules in transformers 5 to the published ones."""
 
 _ONE_VALUE: dict[str, Any] = {"model_type": "clip_vision_model"}
 _IRRELEVANT = ("dropout", "initializer_factor", "projection_dim", "vocab_size")
@@ -38,11 +48,15 @@ _IRRELEVANT = ("dropout", "initializer_factor", "projection_dim", "vocab_size")
 def read_config(config: Mapping[str, Any]) -> ViTConfig:
     """Reads a vision_config; absent fields take the defaults of transformers' CLIPVisionConfig.
 
+    Args:
+      config: a vision_config, or a config that holds one.
+
     Raises:
       ConfigError: listing every field that is unknown or not supported.
     """
+    config = config.get("vision_config", config)
     reader = ConfigReader(config)
-    activation = config.get("hidden_act", "quick_gelu")
+    activation = reader.choose("hidden_act", "quick_gelu", {"quick_gelu": "quick_gelu", "gelu": "gelu"})
     values = {
         "hidden_size": reader.take("hidden_size", int, 768),
         "intermediate_size": reader.take("intermediate_size", int, 3072),
@@ -53,9 +67,6 @@ def read_config(config: Mapping[str, Any]) -> ViTConfig:
         "patch_size": reader.take("patch_size", int, 32),
         "layer_norm_eps": reader.take("layer_norm_eps", float, 1e-5),
     }
-    if activation not in ("quick_gelu", "gelu"):
-        reader.problems.append(f"hidden_act = {activation!r}: only 'quick_gelu' and 'gelu' are supported")
-        activation = "gelu"
     reader.finish({*values, "hidden_act"}, _ONE_VALUE, _IRRELEVANT)
     fixed = {"class_token": True, "class_position": True, "patch_bias": False, "pre_norm": True}
     return reader.build("CLIP", ViTConfig, activation=activation, **fixed, **values)

@@ -29,7 +29,7 @@ KEY_MAP: tuple[KeyRule, ...] = (
 """From the published keys to our leaves."""
 
 IGNORED_KEYS: tuple[str, ...] = (
-    *(r"vision_tower\." + pattern for pattern in clip.IGNORED_KEYS),
+    r"vision_tower\.vision_model\.embeddings\.position_ids",
     *(r"language_model\." + pattern for pattern in llama.IGNORED_KEYS),
 )
 """Keys that may be left unread."""
@@ -106,9 +106,7 @@ class LlavaConfig:
         if not all(isinstance(layer, int) for layer in layers):
             reader.problems.append(f"vision_feature_layer = {layers!r}: must be integers")
             layers = (-2,)
-        strategy = config.get("vision_feature_select_strategy", "default")
-        if strategy not in ("default", "full"):
-            reader.problems.append(f"vision_feature_select_strategy = {strategy!r} is not one of default, full")
+        keep = reader.choose("vision_feature_select_strategy", "default", {"default": False, "full": True})
         values = {
             "text": reader.part("text_config", LlamaConfig.from_hf),
             "vision": reader.part("vision_config", clip.read_config),
@@ -118,7 +116,6 @@ class LlavaConfig:
         handled = ("text_config", "vision_config", "image_token_id", "image_token_index", "multimodal_projector_bias")
         handled = (*handled, "vision_feature_layer", "vision_feature_select_strategy", "tie_word_embeddings")
         reader.finish(handled, _ONE_VALUE, _IRRELEVANT)
-        keep = strategy == "full"
         return reader.build("LLaVA", cls, feature_layers=layers, keep_class_token=keep, **values)
 
 
