@@ -69,7 +69,7 @@ def prismatic(checkpoint: Checkpoint, text_model: Path | None, encoder_model: Pa
       CheckpointError: if the encoder's weights are nowhere, or a config cannot be read.
     """
     folder = checkpoint.path
-    config = checkpoint.config["model"]
+    config = checkpoint.config.get("model", checkpoint.config)
     if not isinstance(config, dict):
         raise CheckpointError(folder, [f"config.json holds a {type(config).__name__} under 'model', not an object"])
     text_model = text_model or (folder / "llm" if (folder / "llm").exists() else None)

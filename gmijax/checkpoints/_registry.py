@@ -103,21 +103,25 @@ _BY_MODEL_TYPE = {
 }
 
 
-def find_family(checkpoint: Checkpoint) -> Family:
-    """Finds the model family of a checkpoint by `architectures`, or by `model_type` where that is absent.
+def find_family(path: Path, config: Mapping[str, Any]) -> Family:
+    """Finds the model family of a config by `architectures`, or by `model_type` where that is absent.
+
+    Args:
+      path: of the checkpoint, for the message.
+      config: what its config.json holds.
 
     Raises:
       CheckpointError: if the config names no family that is known.
     """
-    if "vision_backbone_id" in (checkpoint.config.get("model") or ()):
+    if "vision_backbone_id" in (config.get("model") or config):
         return _PRISMATIC
-    if "architecture" in checkpoint.config:
+    if "architecture" in config:
         return _TIMM
-    architectures = checkpoint.config.get("architectures") or []
+    architectures = config.get("architectures") or []
     for architecture in architectures:
         if architecture in _BY_ARCHITECTURE:
             return _BY_ARCHITECTURE[architecture]
-    model_type = checkpoint.config.get("model_type")
+    model_type = config.get("model_type")
     if not architectures and model_type in _BY_MODEL_TYPE:
         return _BY_MODEL_TYPE[model_type]
     message = (
@@ -125,4 +129,4 @@ def find_family(checkpoint: Checkpoint) -> Family:
         f" architectures {', '.join(_BY_ARCHITECTURE)}, the model types {', '.join(_BY_MODEL_TYPE)}, and the configs"
         " of Prismatic and of timm"
     )
-    raise CheckpointError(checkpoint.path, [message])
+    raise CheckpointError(path, [message])

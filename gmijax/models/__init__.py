@@ -9,6 +9,7 @@ from jax.typing import DTypeLike
 from gmijax.models._composed import Composed, ComposedOutput, EncoderOutput, Layout, Merged, SoftTokens, Spans
 from gmijax.models._errors import ConfigError
 from gmijax.models._keys import KeyRule
+from gmijax.models._sharding import tensor_sharding
 from gmijax.models.llama import KVSegment, Llama, LlamaConfig, LlamaOutput, RopeScaling
 from gmijax.models.llava import Llava, LlavaConfig, LlavaMedia
 from gmijax.models.prismatic import Prismatic, PrismaticConfig, PrismaticMedia
@@ -38,6 +39,7 @@ __all__ = [
     "ViT",
     "ViTConfig",
     "load",
+    "tensor_sharding",
 ]
 
 
