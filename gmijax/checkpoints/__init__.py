@@ -3,6 +3,7 @@
 from gmijax.checkpoints._bundled import bundled_decoder, bundled_speech_encoder
 from gmijax.checkpoints._errors import CheckpointError
 from gmijax.checkpoints._load import load_model
+from gmijax.checkpoints._orbax import convert, restore
 from gmijax.checkpoints._source import Checkpoint, WeightSource, open_checkpoint
 from gmijax.checkpoints._tokenizer import load_tokenizer
 
@@ -12,7 +13,9 @@ __all__ = [
     "WeightSource",
     "bundled_decoder",
     "bundled_speech_encoder",
+    "convert",
     "load_model",
     "load_tokenizer",
     "open_checkpoint",
+    "restore",
 ]

@@ -4,10 +4,12 @@ import dataclasses
 from pathlib import Path
 
 from gmijax.checkpoints._errors import CheckpointError
-from gmijax.checkpoints._joined import JoinedWeights
-from gmijax.checkpoints._source import Checkpoint, scan_checkpoint
+from gmijax.checkpoints._joined import JoinedWeights, SelectedWeights
+from gmijax.checkpoints._safetensors import read_json
+from gmijax.checkpoints._source import Checkpoint, open_weights, scan_checkpoint
 
 TEXT = "language_model."
+VISION = "vision_backbone.featurizer."
 _AUDIO = "audio_tower."
 
 
@@ -54,6 +56,40 @@ def with_text_model(checkpoint: Checkpoint, text_model: Path | None, encoder_mod
     config = {**checkpoint.config, "text_config": text.config}
     parts = {"": checkpoint.weights} if inside else {"": checkpoint.weights, TEXT: text.weights}
     return _tied_by_presence(dataclasses.replace(checkpoint, config=config, weights=JoinedWeights(parts)))
+
+
+def prismatic(checkpoint: Checkpoint, text_model: Path | None, encoder_model: Path | None) -> Checkpoint:
+    """A Prismatic VLM: its run's folder, timm's weights of the encoder, and the config of its language model.
+
+    Without `encoder_model`, timm's weights are those of the folder `vision_backbone`. As in the original they take
+    precedence over an encoder in the checkpoint of the run, which is read if there are no others. The config of the
+    language model is `config.json` of `text_model` or of the folder `llm`; without them it is the published one. Sizes
+    that differ from the published encoder's are read from `tiny.json`.
+
+    Raises:
+      CheckpointError: if the encoder's weights are nowhere, or a config cannot be read.
+    """
+    folder = checkpoint.path
+    config = checkpoint.config.get("model", checkpoint.config)
+    if not isinstance(config, dict):
+        raise CheckpointError(folder, [f"config.json holds a {type(config).__name__} under 'model', not an object"])
+    text_model = text_model or (folder / "llm" if (folder / "llm").exists() else None)
+    encoder_model = encoder_model or (folder / "vision_backbone" if (folder / "vision_backbone").exists() else None)
+    if text_model is not None:
+        config = {**config, "text_config": read_json(text_model / "config.json")}
+    if (folder / "tiny.json").exists():
+        config = {**config, "vision_config": read_json(folder / "tiny.json")}
+    weights = checkpoint.weights
+    if encoder_model is not None:
+        parts = {
+            "": SelectedWeights(weights, lambda key: not key.startswith(VISION)),
+            VISION: open_weights(encoder_model),
+        }
+        weights = JoinedWeights(parts)
+    elif not any(key.startswith(VISION) for key in weights.keys()):  # noqa: SIM118 - a source is no mapping
+        message = "holds no weights of the encoder; give encoder_model= the file or folder of timm that has them"
+        raise CheckpointError(folder, [*weights.problems, message])
+    return dataclasses.replace(checkpoint, config=config, weights=weights)
 
 
 def with_audio_and_text_model(

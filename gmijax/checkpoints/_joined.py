@@ -1,6 +1,6 @@
 """Weights that lie in several places, as one source."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import numpy as np
 
@@ -38,3 +38,27 @@ class JoinedWeights:
     def read(self, key: str) -> np.ndarray:
         source, inner = self._owners[key]
         return source.read(inner)
+
+
+class SelectedWeights:
+    """Some of the tensors of a source; a `WeightSource`.
+
+    Args:
+      source: where they are.
+      wanted: which keys to keep; the others are as if they were not there.
+    """
+
+    def __init__(self, source: WeightSource, wanted: Callable[[str], bool]):
+        self._source = source
+        self._keys = [key for key in source.keys() if wanted(key)]  # noqa: SIM118 - a source is no mapping
+        self.problems = source.problems
+        self.lost = frozenset(key for key in source.lost if wanted(key))
+
+    def keys(self) -> Collection[str]:
+        return self._keys
+
+    def shape(self, key: str) -> tuple[int, ...]:
+        return self._source.shape(key)
+
+    def read(self, key: str) -> np.ndarray:
+        return self._source.read(key)

@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from gmijax.checkpoints._errors import CheckpointError
 from gmijax.checkpoints._registry import Family, find_family
-from gmijax.checkpoints._source import Checkpoint, WeightSource, scan_checkpoint
+from gmijax.checkpoints._source import Checkpoint, WeightSource, is_orbax, scan_checkpoint
 from gmijax.models import KeyRule
 
 
@@ -64,7 +64,7 @@ def load_model(
     model no more than a few tensors are held.
 
     Args:
-      path: what `open_checkpoint` takes.
+      path: what `open_checkpoint` takes, or a folder that `convert` wrote.
       dtype: type of the activations.
       param_dtype: type of the parameters; `dtype` if not given.
       sharding: where the leaves go: one sharding for all, or a function from a leaf's dotted path and shape to its
@@ -81,9 +81,12 @@ def load_model(
         `param_dtype`).
       ConfigError: if the config asks for something that the model does not do.
     """
+    if is_orbax(Path(path)):
+        from gmijax.checkpoints._orbax import restore  # takes a second to import
+
+        return restore(path, dtype=dtype, param_dtype=param_dtype, sharding=sharding)
     checkpoint, family, config = resolve(path, text_model=text_model, encoder_model=encoder_model)
-    dtypes = {"dtype": dtype, "param_dtype": dtype if param_dtype is None else param_dtype}
-    graph, state = nnx.split(nnx.eval_shape(lambda: family.model(config, rngs=nnx.Rngs(0), **dtypes)))
+    graph, state = abstract_model(family, config, dtype, dtype if param_dtype is None else param_dtype)
     paths = [".".join(map(str, path)) for path, _ in nnx.to_flat_state(state)]
     leaves = dict(zip(paths, jax.tree.leaves(state), strict=True))
 
@@ -121,10 +124,19 @@ def resolve(
     checkpoint = scan_checkpoint(path)
     if config is not None:
         checkpoint = dataclasses.replace(checkpoint, config=config)
-    family = find_family(checkpoint)
+    family = find_family(checkpoint.path, checkpoint.config)
     parts = (None if part is None else Path(part) for part in (text_model, encoder_model))
     checkpoint = family.assemble(checkpoint, *parts)
     return checkpoint, family, family.read_config(checkpoint.config)
+
+
+def abstract_model(
+    family: Family, config: Any, dtype: DTypeLike, param_dtype: DTypeLike
+) -> tuple[nnx.GraphDef, nnx.State]:
+    """The structure of a model and the shapes of its leaves; nothing is allocated."""
+    return nnx.split(
+        nnx.eval_shape(lambda: family.model(config, rngs=nnx.Rngs(0), dtype=dtype, param_dtype=param_dtype))
+    )
 
 
 def _plan(

@@ -9,6 +9,7 @@ import numpy as np
 
 from gmijax.checkpoints._errors import CheckpointError
 
+ORBAX_FILE = "gmijax.json"
 _CTRANSLATE2 = "model.bin"
 
 
@@ -107,6 +108,11 @@ def scan_checkpoint(path: str | Path) -> Checkpoint:
     content = read_gguf(path)
     config = hf_config(content)
     return Checkpoint(path, "gguf", config, GGUFWeights(content, config))
+
+
+def is_orbax(path: Path) -> bool:
+    """Whether a folder is one that `convert` wrote."""
+    return (path / ORBAX_FILE).is_file()
 
 
 def _scan_ctranslate2(file: Path) -> Checkpoint:

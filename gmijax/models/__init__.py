@@ -9,8 +9,10 @@ from jax.typing import DTypeLike
 from gmijax.models._composed import Composed, ComposedOutput, EncoderOutput, Layout, Merged, SoftTokens, Spans
 from gmijax.models._errors import ConfigError
 from gmijax.models._keys import KeyRule
+from gmijax.models._sharding import tensor_sharding
 from gmijax.models.llama import KVSegment, Llama, LlamaConfig, LlamaOutput, RopeScaling
 from gmijax.models.llava import Llava, LlavaConfig, LlavaMedia
+from gmijax.models.prismatic import Prismatic, PrismaticConfig, PrismaticMedia
 from gmijax.models.qwen2_audio import Qwen2Audio, Qwen2AudioConfig, Qwen2AudioMedia
 from gmijax.models.ultravox import Ultravox, UltravoxConfig, UltravoxMedia
 from gmijax.models.vit import ViT, ViTConfig
@@ -31,6 +33,9 @@ __all__ = [
     "LlavaConfig",
     "LlavaMedia",
     "Merged",
+    "Prismatic",
+    "PrismaticConfig",
+    "PrismaticMedia",
     "Qwen2Audio",
     "Qwen2AudioConfig",
     "Qwen2AudioMedia",
@@ -45,6 +50,7 @@ __all__ = [
     "WhisperEncoder",
     "WhisperEncoderConfig",
     "load",
+    "tensor_sharding",
 ]
 
 

@@ -73,6 +73,15 @@ class ConfigReader:
             self.problems.append(f"{name} is {self.config[name]!r} and {old} {self.config[old]!r}; keep one")
         return self.take(name if name in self.config else old, kind, default)
 
+    def choose(self, name: str, default: str, choices: Mapping[str, T]) -> T:
+        """What the value of the field `name` stands for; what `default` does, where it is absent or not known."""
+        value = self.config.get(name)
+        value = default if value is None else value
+        if value not in choices:
+            self.problems.append(f"{name} = {value!r} is not one of {', '.join(choices)}")
+            value = default
+        return choices[value]
+
     def part(self, name: str, read: Callable[[Mapping[str, Any]], T]) -> T | None:
         """The config of a part of the model; None, with its problems recorded, if it cannot be read."""
         content = self.config.get(name)

@@ -1,6 +1,7 @@
 """Named places of a forward pass where states are kept and edited."""
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -63,6 +64,14 @@ class Hooks:
             return edited.astype(state.dtype)
 
         return apply
+
+    @contextlib.contextmanager
+    def also(self, *names: str) -> Iterator[None]:
+        """Keeps these states too, for the model's own use, while the context lasts."""
+        asked = self.wanted
+        self.wanted = (*asked, *(name for name in names if name not in asked))
+        yield
+        self.wanted = asked
 
     def deepest(self, prefix: str) -> int:
         """The largest k for which `prefix` followed by k is to be kept; -1 if there is none."""

@@ -40,6 +40,22 @@ class KeyRule(NamedTuple):
     convert: Conversion | None = None
 
 
+def affine(pattern: str, leaf: str) -> tuple[KeyRule, KeyRule]:
+    """The two rules of a norm."""
+    return (
+        KeyRule(pattern + r"\.weight", f"{leaf}.scale", transpose=False),
+        KeyRule(pattern + r"\.bias", f"{leaf}.bias", transpose=False),
+    )
+
+
+def dense(pattern: str, leaf: str, part: tuple[int, int] | None = None) -> tuple[KeyRule, KeyRule]:
+    """The two rules of a linear layer or a convolution."""
+    return (
+        KeyRule(pattern + r"\.weight", f"{leaf}.kernel", transpose=True, part=part),
+        KeyRule(pattern + r"\.bias", f"{leaf}.bias", transpose=False, part=part),
+    )
+
+
 class Flatten:
     """Drops leading axes of length 1, as timm stores them."""
 

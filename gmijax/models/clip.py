@@ -7,46 +7,39 @@ from collections.abc import Mapping
 from typing import Any
 
 from gmijax.models._config import ConfigReader
-from gmijax.models._keys import KeyRule
+from gmijax.models._keys import KeyRule, affine, dense
 from gmijax.models.vit import ViTConfig
 
 _ROOT = r"vision_model\."
 _LAYER = _ROOT + r"encoder\.layers\.(?P<layer>\d+)\."
 
 
-def _affine(pattern: str, leaf: str) -> tuple[KeyRule, KeyRule]:
-    """A norm."""
-    return (
-        KeyRule(pattern + r"\.weight", f"{leaf}.scale", transpose=False),
-        KeyRule(pattern + r"\.bias", f"{leaf}.bias", transpose=False),
-    )
-
-
-def _dense(pattern: str, leaf: str, part: tuple[int, int] | None = None) -> tuple[KeyRule, KeyRule]:
-    """A linear layer."""
-    return (
-        KeyRule(pattern + r"\.weight", f"{leaf}.kernel", transpose=True, part=part),
-        KeyRule(pattern + r"\.bias", f"{leaf}.bias", transpose=False, part=part),
-    )
-
-
 KEY_MAP: tuple[KeyRule, ...] = (
     KeyRule(_ROOT + r"embeddings\.class_embedding", "class_token", transpose=False),
-    KeyRule(_ROOT + r"embeddings\.patch_embedding\.weight", "patch.kernel", transpose=True),
-    KeyRule(_ROOT + r"embeddings\.patch_embedding\.bias", "patch.bias", transpose=False),
+    *dense(_ROOT + r"embeddings\.patch_embedding", "patch"),
     KeyRule(_ROOT + r"embeddings\.position_embedding\.weight", "positions", transpose=False),
-    *_affine(_ROOT + r"pre_layrnorm", "pre_norm"),
-    *_affine(_LAYER + r"layer_norm1", "layers.attention_norm"),
-    *(rule for i, n in enumerate("qkv") for rule in _dense(_LAYER + rf"self_attn\.{n}_proj", "layers.qkv", (i, 3))),
-    *_dense(_LAYER + r"self_attn\.out_proj", "layers.out"),
-    *_affine(_LAYER + r"layer_norm2", "layers.mlp_norm"),
-    *(rule for n in ("fc1", "fc2") for rule in _dense(_LAYER + rf"mlp\.{n}", f"layers.{n}")),
-    *_affine(_ROOT + r"post_layernorm", "norm"),
+    *affine(_ROOT + r"pre_layrnorm", "pre_norm"),
+    *affine(_LAYER + r"layer_norm1", "layers.attention_norm"),
+    *(rule for i, n in enumerate("qkv") for rule in dense(_LAYER + rf"self_attn\.{n}_proj", "layers.qkv", (i, 3))),
+    *dense(_LAYER + r"self_attn\.out_proj", "layers.out"),
+    *affine(_LAYER + r"layer_norm2", "layers.mlp_norm"),
+    *(rule for n in ("fc1", "fc2") for rule in dense(_LAYER + rf"mlp\.{n}", f"layers.{n}")),
+    *affine(_ROOT + r"post_layernorm", "norm"),
 )
 """From Hugging Face's keys to our leaves, for CLIP and SigLIP. A rule whose leaf a model lacks is void for it."""
 
-IGNORED_KEYS: tuple[str, ...] = (r"vision_model\.embeddings\.position_ids",)
-"""Keys that may be left unread: 0 to n, stored by old checkpoints."""
+IGNORED_KEYS: tuple[str, ...] = (
+    r"vision_model\.embeddings\.position_ids",  # 0 to n, stored by old checkpoints
+    r"text_model\..*",  # the other half of a whole model
+    r"(text|visual)_projection\.weight",
+    r"logit_(scale|bias)",
+)
+"""Keys that may be left unread."""
+
+RENAMES: tuple[tuple[str, str], ...] = (
+    (r"^(embeddings|encoder|pre_layrnorm|post_layernorm|head)\.", r"vision_model.\1."),
+)
+"""From the names of the modules in transformers 5 to the published ones."""
 
 _ONE_VALUE: dict[str, Any] = {"model_type": "clip_vision_model"}
 _IRRELEVANT = ("dropout", "initializer_factor", "projection_dim", "vocab_size")
@@ -55,11 +48,15 @@ _IRRELEVANT = ("dropout", "initializer_factor", "projection_dim", "vocab_size")
 def read_config(config: Mapping[str, Any]) -> ViTConfig:
     """Reads a vision_config; absent fields take the defaults of transformers' CLIPVisionConfig.
 
+    Args:
+      config: a vision_config, or a config that holds one.
+
     Raises:
       ConfigError: listing every field that is unknown or not supported.
     """
+    config = config.get("vision_config", config)
     reader = ConfigReader(config)
-    activation = config.get("hidden_act", "quick_gelu")
+    activation = reader.choose("hidden_act", "quick_gelu", {"quick_gelu": "quick_gelu", "gelu": "gelu"})
     values = {
         "hidden_size": reader.take("hidden_size", int, 768),
         "intermediate_size": reader.take("intermediate_size", int, 3072),
@@ -70,9 +67,6 @@ def read_config(config: Mapping[str, Any]) -> ViTConfig:
         "patch_size": reader.take("patch_size", int, 32),
         "layer_norm_eps": reader.take("layer_norm_eps", float, 1e-5),
     }
-    if activation not in ("quick_gelu", "gelu"):
-        reader.problems.append(f"hidden_act = {activation!r}: only 'quick_gelu' and 'gelu' are supported")
-        activation = "gelu"
     reader.finish({*values, "hidden_act"}, _ONE_VALUE, _IRRELEVANT)
     fixed = {"class_token": True, "class_position": True, "patch_bias": False, "pre_norm": True}
     return reader.build("CLIP", ViTConfig, activation=activation, **fixed, **values)

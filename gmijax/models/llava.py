@@ -16,24 +16,20 @@ from gmijax.models import clip, llama
 from gmijax.models._composed import Composed, Layout, check_placeholders, placeholder_layout
 from gmijax.models._config import ConfigReader
 from gmijax.models._errors import ConfigError
-from gmijax.models._keys import KeyRule, prefixed
+from gmijax.models._keys import KeyRule, dense, prefixed
 from gmijax.models._layers import linear
 from gmijax.models.llama import Llama, LlamaConfig
 from gmijax.models.vit import ViT, ViTConfig
 
 KEY_MAP: tuple[KeyRule, ...] = (
     *prefixed(clip.KEY_MAP, r"vision_tower\.", "vision_tower"),
-    *(
-        KeyRule(rf"multi_modal_projector\.linear_{i}\.{stored}", f"projector.linear_{i}.{leaf}", transpose)
-        for i in (1, 2)
-        for stored, leaf, transpose in (("weight", "kernel", True), ("bias", "bias", False))
-    ),
+    *(rule for i in (1, 2) for rule in dense(rf"multi_modal_projector\.linear_{i}", f"projector.linear_{i}")),
     *prefixed(llama.KEY_MAP, r"language_model\.", "language_model"),
 )
 """From the published keys to our leaves."""
 
 IGNORED_KEYS: tuple[str, ...] = (
-    *(r"vision_tower\." + pattern for pattern in clip.IGNORED_KEYS),
+    r"vision_tower\.vision_model\.embeddings\.position_ids",
     *(r"language_model\." + pattern for pattern in llama.IGNORED_KEYS),
 )
 """Keys that may be left unread."""
@@ -110,9 +106,7 @@ class LlavaConfig:
         if not all(isinstance(layer, int) for layer in layers):
             reader.problems.append(f"vision_feature_layer = {layers!r}: must be integers")
             layers = (-2,)
-        strategy = config.get("vision_feature_select_strategy", "default")
-        if strategy not in ("default", "full"):
-            reader.problems.append(f"vision_feature_select_strategy = {strategy!r} is not one of default, full")
+        keep = reader.choose("vision_feature_select_strategy", "default", {"default": False, "full": True})
         values = {
             "text": reader.part("text_config", LlamaConfig.from_hf),
             "vision": reader.part("vision_config", clip.read_config),
@@ -122,7 +116,6 @@ class LlavaConfig:
         handled = ("text_config", "vision_config", "image_token_id", "image_token_index", "multimodal_projector_bias")
         handled = (*handled, "vision_feature_layer", "vision_feature_select_strategy", "tie_word_embeddings")
         reader.finish(handled, _ONE_VALUE, _IRRELEVANT)
-        keep = strategy == "full"
         return reader.build("LLaVA", cls, feature_layers=layers, keep_class_token=keep, **values)
 
 
@@ -175,21 +168,19 @@ class Llava(Composed):
         return placeholder_layout(input_ids, mask, self.config.image_token_id, soft_mask)
 
     def _encode(self, media, hooks, *, features, remat):
-        config, depths = self.config, self.config.depths
-        asked = hooks.wanted
-        wanted = [f"encoder_hidden_{k - 1}" if k else "encoder_inputs" for k in depths if features]
-        hooks.wanted = (*asked, *(name for name in wanted if name not in asked))
-        whole = "encoder_output" in asked
-        depth = config.vision.num_hidden_layers if whole else hooks.deepest("encoder_hidden_") + 1
-        pixels = self.vision_tower.check_pixels(media.pixel_values)
-        x = self.vision_tower.run(pixels, hooks=hooks, depth=depth, remat=remat)
+        config = self.config
+        names = [f"encoder_hidden_{k - 1}" if k else "encoder_inputs" for k in config.depths] if features else []
+        whole = "encoder_output" in hooks.wanted
+        with hooks.also(*names):
+            depth = config.vision.num_hidden_layers if whole else hooks.deepest("encoder_hidden_") + 1
+            pixels = self.vision_tower.check_pixels(media.pixel_values)
+            x = self.vision_tower.run(pixels, hooks=hooks, depth=depth, remat=remat)
         if whole:
             hooks.visit("encoder_output", self.vision_tower.norm(x[:, 0]), jnp.ones(len(x), bool))
         if not features:
             return None, None
         first = 0 if config.keep_class_token else 1
-        states = jnp.concatenate([hooks.states[name][:, first:] for name in wanted], axis=-1)
-        hooks.wanted = asked
+        states = jnp.concatenate([hooks.states[name][:, first:] for name in names], axis=-1)
         return states, jnp.ones(states.shape[:2], bool)
 
     def _adapt(self, features):

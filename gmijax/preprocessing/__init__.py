@@ -1,14 +1,19 @@
 """From waves and images to what the encoders take, with the numbers of the originals' preprocessing."""
 
 from gmijax.preprocessing._audio import ChunkedLogMel, LogMel, pad_waves, qwen2_audio_features, ultravox_features
+from gmijax.preprocessing._images import ImageTransform, clip_transform, dinov2_transform, siglip_transform
 from gmijax.preprocessing._log_mel import log_mel, mel_filters
 
 __all__ = [
     "ChunkedLogMel",
+    "ImageTransform",
     "LogMel",
+    "clip_transform",
+    "dinov2_transform",
     "log_mel",
     "mel_filters",
     "pad_waves",
     "qwen2_audio_features",
+    "siglip_transform",
     "ultravox_features",
 ]
