@@ -31,8 +31,8 @@ from gmijax.models import (
 from gmijax.scoring import next_token_loss
 from gmijax.testing.parity import check_folder
 
-FIXTURES = Path(__file__).parents[1] / "fixtures"
-NAMES = ("ultravox_tiny", "qwen2_audio_tiny")
+FIXTURES = Path(__file__).parents[1] / "fixtures" / "tiny"
+NAMES = ("ultravox", "qwen2_audio")
 
 
 class Case:
@@ -68,12 +68,12 @@ def case(request) -> Case:
 
 @pytest.fixture
 def ultravox() -> Case:
-    return open_case("ultravox_tiny")
+    return open_case("ultravox")
 
 
 @pytest.fixture
 def qwen2_audio() -> Case:
-    return open_case("qwen2_audio_tiny")
+    return open_case("qwen2_audio")
 
 
 def leaves(model) -> dict[str, np.ndarray]:
