@@ -130,9 +130,7 @@ def resolve(
     return checkpoint, family, family.read_config(checkpoint.config)
 
 
-def abstract_model(
-    family: Family, config: Any, dtype: DTypeLike, param_dtype: DTypeLike
-) -> tuple[nnx.GraphDef, nnx.State]:
+def abstract_model(family: Family, config: Any, dtype: DTypeLike, param_dtype: DTypeLike) -> tuple[Any, Any]:
     """The structure of a model and the shapes of its leaves; nothing is allocated."""
     return nnx.split(
         nnx.eval_shape(lambda: family.model(config, rngs=nnx.Rngs(0), dtype=dtype, param_dtype=param_dtype))

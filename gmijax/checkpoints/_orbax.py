@@ -100,7 +100,7 @@ def restore(
     return nnx.merge(graph, jax.tree.unflatten(jax.tree.structure(state), filled))
 
 
-def _by_path(state: nnx.State) -> dict[str, Any]:
+def _by_path(state: Any) -> dict[str, Any]:
     """The leaves by dotted path, in the order of the tree."""
     paths = [".".join(map(str, path)) for path, _ in nnx.to_flat_state(state)]
     return dict(zip(paths, jax.tree.leaves(state), strict=True))

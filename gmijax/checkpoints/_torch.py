@@ -91,6 +91,7 @@ class TorchFile:
         if not isinstance(tree, Mapping):
             raise CheckpointError(file, [f"holds a {type(tree).__name__}, not a dictionary of tensors"])
         self.tensors: dict[str, _Tensor] = {}
+        self.broken: set[str] = set()  # named, and not readable
         self.problems = tuple(self._collect(tree, ""))
 
     def _collect(self, tree: Mapping, prefix: str) -> Iterator[str]:
@@ -105,7 +106,9 @@ class TorchFile:
                 fault = self._fault(value)
                 if fault:
                     yield f"{key} {fault}"
-                self.tensors[key] = value
+                    self.broken.add(key)
+                else:
+                    self.tensors[key] = value
             else:
                 yield f"{key} is a {type(value).__name__}, not a tensor"
 
@@ -154,6 +157,7 @@ class TorchWeights:
         self._folder = folder
         self._owners: dict[str, TorchFile] = {}
         problems: list[str] = []
+        broken: set[str] = set()
         for file, root in files:
             if not file.exists():
                 problems.append(f"{_INDEX} names the shard {file.name}, which is absent")
@@ -164,6 +168,7 @@ class TorchWeights:
                 problems += [f"{file.name} {problem}" for problem in error.problems]
                 continue
             problems += opened.problems
+            broken |= opened.broken
             for key in opened.tensors:
                 if key in self._owners:
                     problems.append(f"{key} is in two shards, {self._owners[key].file.name} and {file.name}")
@@ -173,11 +178,11 @@ class TorchWeights:
             owner = self._owners.get(key)
             if owner is not None and owner.file.name != name:
                 problems.append(f"{key} is in {owner.file.name}, but {_INDEX} says {name}")
-            elif owner is None and (folder / name).exists():
+            elif owner is None and key not in broken and (folder / name).exists():
                 problems.append(f"{key} is not in {name}, where {_INDEX} says it is")
         if promised is not None:
             problems += [f"{key} is not in {_INDEX}" for key in self._owners.keys() - promised.keys()]
-        self.lost = frozenset(promised or ()) - self._owners.keys()
+        self.lost = frozenset({*(promised or ()), *broken} - self._owners.keys())
         self.problems = tuple(problems)
         if problems and not self._owners:
             raise CheckpointError(folder, problems)

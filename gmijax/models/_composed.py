@@ -296,7 +296,8 @@ class Composed(nnx.Module):
         hooks = Hooks(hook_points, interventions)
         features, mask = self._features(media, hooks, wanted=True)
         hooks.finish()
-        return EncoderOutput(features, mask, hooks.states, hooks.masks)
+        states, masks = ({name: kept[name] for name in hook_points} for kept in (hooks.states, hooks.masks))
+        return EncoderOutput(features, mask, states, masks)
 
     def _soft_tokens_only(self, media, interventions) -> SoftTokens:
         hooks = Hooks((), interventions)

@@ -5,7 +5,7 @@ Numbers follow TRI-ML/prismatic-vlms at 874c5bb with timm 0.9.10.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -56,7 +56,6 @@ LANGUAGE_MODELS: dict[str, dict[str, Any]] = {
 """By Prismatic's name, the published config of the language model before a token is added to it."""
 
 _PROJECTORS = ("linear", "gelu-mlp", "fused-gelu-mlp")
-Projector = Literal["linear", "gelu-mlp", "fused-gelu-mlp"]
 _VOCABULARY_STEP = 64  # one token is added, and the table padded to a multiple of this
 
 
@@ -67,7 +66,7 @@ class PrismaticConfig:
     Attributes:
       text: of the language model.
       vision: of the encoder. The adapter receives the patches of its last block but one, not normed.
-      projector: the kind of adapter: one, two or three linear layers with GELUs between them.
+      projector: "linear", "gelu-mlp" or "fused-gelu-mlp": one, two or three linear layers with GELUs between them.
       resize_strategy: how images are prepared; the model itself does not read it.
 
     Raises:
@@ -76,15 +75,15 @@ class PrismaticConfig:
 
     text: LlamaConfig
     vision: ViTConfig
-    projector: Projector = "gelu-mlp"
+    projector: str = "gelu-mlp"
     resize_strategy: str = "letterbox"
 
     def __post_init__(self):
         problems = []
         if self.vision.num_hidden_layers < 2:
             problems.append(f"the encoder has {self.vision.num_hidden_layers} blocks; its last but one is read")
-        if self.projector not in get_args(Projector):
-            problems.append(f"projector = {self.projector!r} is not one of {', '.join(get_args(Projector))}")
+        if self.projector not in _PROJECTORS:
+            problems.append(f"projector = {self.projector!r} is not one of {', '.join(_PROJECTORS)}")
         if problems:
             raise ConfigError("Prismatic", problems)
 

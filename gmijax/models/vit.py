@@ -7,7 +7,6 @@ patches, whether it has positions, the activation, LayerScale, a norm before the
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +20,6 @@ from gmijax.models._hooks import Hooks, Intervention, as_pytrees, check_hook_poi
 from gmijax.models._layers import LayerNorm, linear
 from gmijax.models._stack import run_layers
 
-Activation = Literal["gelu", "gelu_tanh", "quick_gelu"]
 _ACTIVATIONS = {
     "gelu": partial(jax.nn.gelu, approximate=False),
     "gelu_tanh": partial(jax.nn.gelu, approximate=True),
@@ -38,7 +36,7 @@ class ViTConfig:
     """The shape and the constants of a vision transformer.
 
     Attributes:
-      activation: of the MLP; "quick_gelu" is x * sigmoid(1.702 x).
+      activation: of the MLP: "gelu", "gelu_tanh" (its approximation) or "quick_gelu", x * sigmoid(1.702 x).
       class_token: whether a learnt token stands before the patches.
       class_position: whether that token has a position of its own.
       num_register_tokens: learnt tokens without position, between the class token and the patches.
@@ -58,7 +56,7 @@ class ViTConfig:
     image_size: int
     patch_size: int
     num_channels: int = 3
-    activation: Activation = "gelu"
+    activation: str = "gelu"
     layer_norm_eps: float = 1e-6
     class_token: bool = False
     class_position: bool = False
@@ -75,8 +73,8 @@ class ViTConfig:
             problems.append(f"hidden_size = {width} is not a multiple of num_attention_heads = {heads}")
         if not problems and self.image_size < self.patch_size:
             problems.append(f"image_size = {self.image_size} is smaller than patch_size = {self.patch_size}")
-        if self.activation not in get_args(Activation):
-            problems.append(f"activation = {self.activation!r} is not one of {', '.join(get_args(Activation))}")
+        if self.activation not in _ACTIVATIONS:
+            problems.append(f"activation = {self.activation!r} is not one of {', '.join(_ACTIVATIONS)}")
         if self.class_position and not self.class_token:
             problems.append("class_position without class_token")
         if problems:
@@ -152,7 +150,7 @@ class ViT(nnx.Module):
         hook_points: Sequence[str] = ("encoder_output",),
         interventions: Mapping[str, Intervention] | None = None,
         remat: bool = False,
-    ) -> dict[str, Float[Array, "images tokens width"]]:
+    ) -> dict[str, Float[Array, "images tokens features"]]:
         """Runs the encoder as far as what is asked for needs.
 
         Args:

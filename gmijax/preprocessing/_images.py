@@ -3,14 +3,14 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias, cast, get_args
+from typing import TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 ImageLike: TypeAlias = Image.Image | NDArray
-Fit = Literal["crop", "letterbox", "squash"]
+_FITS = ("crop", "letterbox", "squash")
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -37,11 +37,11 @@ class ImageTransform:
     size: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-    fit: Fit = "crop"
+    fit: str = "crop"
 
     def __post_init__(self):
-        if self.fit not in get_args(Fit):
-            raise ValueError(f"fit = {self.fit!r} is not one of {', '.join(get_args(Fit))}")
+        if self.fit not in _FITS:
+            raise ValueError(f"fit = {self.fit!r} is not one of {', '.join(_FITS)}")
         if self.size < 1:
             raise ValueError(f"size = {self.size}: must be positive")
 
@@ -82,12 +82,12 @@ def clip_transform(size: int = 336) -> ImageTransform:
     return ImageTransform(size, CLIP_MEAN, CLIP_STD)
 
 
-def dinov2_transform(size: int = 224, fit: Fit = "letterbox") -> ImageTransform:
+def dinov2_transform(size: int = 224, fit: str = "letterbox") -> ImageTransform:
     """That of Prismatic's DINOv2."""
     return ImageTransform(size, IMAGENET_MEAN, IMAGENET_STD, fit)
 
 
-def siglip_transform(size: int = 224, fit: Fit = "letterbox") -> ImageTransform:
+def siglip_transform(size: int = 224, fit: str = "letterbox") -> ImageTransform:
     """That of Prismatic's SigLIP."""
     return ImageTransform(size, HALF, HALF, fit)
 
