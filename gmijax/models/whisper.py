@@ -330,10 +330,11 @@ class WhisperEncoder(nnx.Module):
         x = x + self.positions[: x.shape[1]].astype(self.dtype)
         positions = jnp.arange(x.shape[1])
         own = jnp.ones(x.shape[:2], bool) if lengths is None else positions < encoder_frames(lengths)[:, None]
-        seen = own[:, None, None]
+        seen = None if lengths is None else own[:, None, None]
         if config.latency_block_size is not None:
             block = positions // config.latency_block_size
-            seen = seen & (block[:, None] >= block)
+            earlier = (block[:, None] >= block)[None, None]
+            seen = earlier if seen is None else seen & earlier
         x, _ = run_layers(
             self.layers,
             hooks.visit("encoder_inputs", x, own),

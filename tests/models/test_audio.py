@@ -66,6 +66,12 @@ def case(request) -> Case:
     return open_case(request.param)
 
 
+@pytest.fixture(params=["ultravox", pytest.param("qwen2_audio", marks=pytest.mark.slow)])
+def costly(request) -> Case:
+    """As `case`, for what takes seconds to compile: Qwen2-Audio, of which most is the same, only among the slow."""
+    return open_case(request.param)
+
+
 @pytest.fixture
 def ultravox() -> Case:
     return open_case("ultravox")
@@ -94,14 +100,14 @@ def test_equals_the_original(case):
         np.testing.assert_allclose(value, expected, rtol=0, atol=5e-5, err_msg=name)
 
 
-def test_gradient_at_the_adapter_equals_the_original(case):
+def test_gradient_at_the_adapter_equals_the_original(costly):
     def loss(soft_tokens):
-        output = case(soft_tokens=soft_tokens)
-        return next_token_loss(output.logits, output.layout.place_labels(case.labels))
+        output = costly(soft_tokens=soft_tokens)
+        return next_token_loss(output.logits, output.layout.place_labels(costly.labels))
 
-    gradient = jax.grad(loss)(jnp.asarray(case.expected["adapter_output"]))
-    np.testing.assert_allclose(gradient, case.expected["grad_adapter_output"], rtol=0, atol=5e-5)
-    unused = ~np.asarray(case.output.masks["adapter_output"])
+    gradient = jax.grad(loss)(jnp.asarray(costly.expected["adapter_output"]))
+    np.testing.assert_allclose(gradient, costly.expected["grad_adapter_output"], rtol=0, atol=5e-5)
+    unused = ~np.asarray(costly.output.masks["adapter_output"])
     assert not np.asarray(gradient)[unused].any()
 
 
@@ -167,9 +173,9 @@ def test_under_jit(case):
     np.testing.assert_allclose(adapted, case.expected["adapter_output"], rtol=0, atol=5e-5)
 
 
-def test_text_alone_is_the_language_model(case):
-    got = case.model(case.ids, attention_mask=case.mask).logits
-    expected = case.model.language_model(case.ids, attention_mask=case.mask).logits
+def test_text_alone_is_the_language_model(costly):
+    got = costly.model(costly.ids, attention_mask=costly.mask).logits
+    expected = costly.model.language_model(costly.ids, attention_mask=costly.mask).logits
     np.testing.assert_allclose(got, expected, rtol=0, atol=1e-6)
 
 
@@ -202,14 +208,14 @@ def shift(by, states):
     return states + by
 
 
-def test_interventions_reach_the_logits(case):
-    plain = case.output.logits
+def test_interventions_reach_the_logits(costly):
+    plain = costly.output.logits
     rng = np.random.default_rng(0)
     by = {"encoder_hidden_0": rng.standard_normal(16, "f4"), "adapter_output": rng.standard_normal(24, "f4")}
 
     def edited(**scales):
         interventions = {name: Partial(shift, scales.get(name, 0.0) * jnp.asarray(by[name])) for name in by}
-        return case(interventions=interventions).logits
+        return costly(interventions=interventions).logits
 
     np.testing.assert_allclose(edited(), plain, rtol=0, atol=1e-5)
     for name in by:
@@ -223,13 +229,13 @@ def test_an_intervention_that_never_fires_is_refused(case):
         case(interventions={"encoder_hidden_1": shift}, hook_points=("encoder_hidden_0",), logits=False)
 
 
-def test_the_pass_ends_at_the_last_hook_point(case):
-    broken = load_model(case.folder)
+def test_the_pass_ends_at_the_last_hook_point(costly):
+    broken = load_model(costly.folder)
     broken.language_model.norm.scale[...] = jnp.full(24, jnp.nan)
     broken.audio_tower.norm.scale[...] = jnp.full(16, jnp.nan)
     name = "encoder_hidden_1"
-    output = broken(case.ids, case.media, attention_mask=case.mask, hook_points=(name,), logits=False)
-    np.testing.assert_allclose(output.hidden_states[name], case.expected[name], rtol=0, atol=5e-5)
+    output = broken(costly.ids, costly.media, attention_mask=costly.mask, hook_points=(name,), logits=False)
+    np.testing.assert_allclose(output.hidden_states[name], costly.expected[name], rtol=0, atol=5e-5)
     assert output.layout is None
 
 
@@ -384,13 +390,13 @@ def test_names_of_transformers_5(qwen2_audio, write):
     assert_same_weights(load_model(write(qwen2_audio, renamed, config)), qwen2_audio.model)
 
 
-def test_bfloat16_files_and_tied_embeddings(case, write):
-    tensors, config = stored(case)
+def test_bfloat16_files_and_tied_embeddings(ultravox, write):
+    tensors, config = stored(ultravox)
     del tensors["language_model.lm_head.weight"]
     config["text_config"] |= {"tie_word_embeddings": True}
     halves = {key: value.astype(ml_dtypes.bfloat16) for key, value in tensors.items()}
     rounded = {key: value.astype(np.float32) for key, value in halves.items()}
-    first, second = (load_model(write(case, t, config, name=n)) for n, t in (("bf16", halves), ("f32", rounded)))
+    first, second = (load_model(write(ultravox, t, config, name=n)) for n, t in (("bf16", halves), ("f32", rounded)))
     assert_same_weights(first, second)
     assert "language_model.head.kernel" not in leaves(first)
 

@@ -77,7 +77,7 @@ def test_float64_input_is_computed_in_float64(x64, speech):
     np.testing.assert_allclose(got[0], numpy_log_mel(wave, 80), rtol=0, atol=1e-11)
 
 
-@pytest.mark.parametrize("bins", [80, 128])
+@pytest.mark.parametrize("bins", [80, pytest.param(128, marks=pytest.mark.slow)])
 def test_equals_transformers_with_the_padding_of_ultravox(speech, bins):
     waves = [speech, speech[3000:22752]]
     padded, lengths = pad_waves(waves)
@@ -91,7 +91,7 @@ def test_equals_transformers_with_the_padding_of_ultravox(speech, bins):
     np.testing.assert_array_equal(lengths, [267, 124])
 
 
-@pytest.mark.parametrize("bins", [80, 128])
+@pytest.mark.parametrize("bins", [128, pytest.param(80, marks=pytest.mark.slow)])
 def test_equals_transformers_with_the_padding_of_qwen2_audio(speech, bins):
     got = qwen2_audio_features([speech], num_mel_bins=bins)
     expected = extractor(bins)(
