@@ -6,6 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from gmijax.models._catalogue import catalogue
 from gmijax.models._composed import Composed, ComposedOutput, EncoderOutput, Layout, Merged, SoftTokens, Spans
 from gmijax.models._errors import ConfigError
 from gmijax.models._keys import KeyRule
@@ -49,6 +50,7 @@ __all__ = [
     "ViTConfig",
     "WhisperEncoder",
     "WhisperEncoderConfig",
+    "catalogue",
     "load",
     "tensor_sharding",
 ]

@@ -511,6 +511,9 @@ class _Attention(nnx.Module):
         q = rotate(self.q(x).reshape(batch, length, -1, head_dim), rope)
         k = rotate(self.k(x).reshape(batch, length, kv_heads, head_dim), rope)
         v = self.v(x).reshape(batch, length, kv_heads, head_dim)
+        if not caches:
+            attended = jax.nn.dot_product_attention(q, k, v, mask=own_mask[:, None])
+            return self.o(attended.reshape(batch, length, -1)), (k, v)
         q = q.reshape(batch, length, kv_heads, -1, head_dim)  # heads that share keys are neighbours
         parts = [attend(q, k, v, own_mask)]
         for keys, values, mask in caches:

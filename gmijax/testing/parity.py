@@ -29,7 +29,7 @@ from safetensors.numpy import load_file
 from gmijax.checkpoints import load_model
 from gmijax.checkpoints._load import resolve
 from gmijax.checkpoints._safetensors import read_json
-from gmijax.models import Composed, Llama
+from gmijax.models import Composed, Llama, ViT
 from gmijax.scoring import next_token_loss
 
 TOLERANCE = 1e-4
@@ -61,12 +61,13 @@ class Parity(NamedTuple):
         return not self.errors and self.worst <= self.tolerance
 
 
-def check_folder(folder: str | Path, *, tolerance: float = TOLERANCE) -> Parity:
-    """Loads the checkpoint in float32, runs it on the recorded inputs and compares with the recorded outputs.
+def check_folder(folder: str | Path, *, tolerance: float = TOLERANCE, dtype: str = "float32") -> Parity:
+    """Loads the checkpoint, runs it on the recorded inputs and compares with the recorded outputs.
 
     Args:
       folder: see the module.
       tolerance: the largest absolute difference that passes.
+      dtype: of the parameters and the activations.
 
     Returns:
       The differences; what cannot be read or run is in `errors`, and is not raised.
@@ -82,7 +83,7 @@ def check_folder(folder: str | Path, *, tolerance: float = TOLERANCE) -> Parity:
             expected["loss"] = expected["loss"].reshape(())  # stored as () or as (1,)
         valid = expected.pop("valid_mask", None)
         with jax.default_matmul_precision("highest"):
-            found = _run(load_model(folder), inputs, expected)
+            found = _run(load_model(folder, dtype=dtype), inputs, expected)
         for name, reference in expected.items():
             if name not in found:
                 errors.append(f"{name}: expected, but this model cannot produce it from these inputs")
@@ -189,7 +190,14 @@ def _hook_point(name: str) -> str:
     return re.sub(r"^vision_block_(\d+)$", r"encoder_hidden_\1", name)
 
 
-_RUNNERS: dict[type[nnx.Module], Callable] = {Llama: _run_llama, Composed: _run_composed}
+def _run_vit(model: ViT, inputs: dict[str, np.ndarray], names: set[str]) -> dict[str, Array]:
+    unknown = inputs.keys() ^ {"pixel_values"}
+    if unknown:
+        raise ValueError(f"inputs.safetensors differs by {', '.join(sorted(unknown))} from what a ViT is called with")
+    return model(inputs["pixel_values"], hook_points=[name for name in model.hook_points if name in names])
+
+
+_RUNNERS: dict[type[nnx.Module], Callable] = {Llama: _run_llama, Composed: _run_composed, ViT: _run_vit}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import jax
@@ -11,7 +12,7 @@ from jax.tree_util import Partial
 from safetensors.numpy import load_file
 
 from gmijax import models
-from gmijax.models import Llava, Prismatic, _composed
+from gmijax.models import Llava, LlavaConfig, Prismatic, PrismaticConfig, _composed
 from gmijax.models._composed import Layout
 from gmijax.scoring import next_token_loss
 from gmijax.testing import parity
@@ -43,6 +44,35 @@ def prismatic():
 @nnx.jit(static_argnames=("hook_points", "logits"))
 def forward(model, ids, media, mask, **options):
     return model(ids, media, attention_mask=mask, **options)
+
+
+# Configs
+
+
+def test_the_published_config_of_llava_resolves_as_in_transformers():
+    folder = TINY.parent / "config_parsing"
+    config = LlavaConfig.from_hf(json.loads((folder / "llava-1.5-7b-hf.json").read_text()))
+    expected = json.loads((folder / "expected.json").read_text())["llava-1.5-7b-hf"]
+    assert (config.image_token_id, config.feature_layers, config.keep_class_token) == (32000, (-2,), False)
+    assert (config.projector_bias, config.depths, config.text.vocab_size) == (True, (23,), 32064)
+    vision = expected["vision"]
+    assert config.vision.activation == vision.pop("hidden_act")
+    assert {field: getattr(config.vision, field) for field in vision} == vision
+    assert (config.vision.patches, config.vision.prefix) == (576, 1)
+
+
+def test_published_names_of_prismatic_stand_for_sizes():
+    names = {"vision_backbone_id": "dinov2-vit-l", "llm_backbone_id": "vicuna-v15-7b"}
+    config = PrismaticConfig.from_prismatic(names)
+    assert (config.vision.hidden_size, config.vision.patches, config.vision.prefix) == (1024, 256, 5)
+    assert (config.text.hidden_size, config.text.vocab_size, config.text.rms_norm_eps) == (4096, 32064, 1e-5)
+    siglip = PrismaticConfig.from_prismatic(names | {"vision_backbone_id": "siglip-vit-so400m"}).vision
+    assert (siglip.hidden_size, siglip.intermediate_size, siglip.num_hidden_layers, siglip.prefix) == (
+        1152,
+        4304,
+        27,
+        0,
+    )
 
 
 # Parity with the originals
