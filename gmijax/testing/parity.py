@@ -29,7 +29,7 @@ from safetensors.numpy import load_file
 from gmijax.checkpoints import load_model
 from gmijax.checkpoints._load import resolve
 from gmijax.checkpoints._safetensors import read_json
-from gmijax.models import Composed, Llama, ViT
+from gmijax.models import Composed, Llama, ViT, WhisperEncoder
 from gmijax.scoring import next_token_loss
 
 TOLERANCE = 1e-4
@@ -190,14 +190,22 @@ def _hook_point(name: str) -> str:
     return re.sub(r"^vision_block_(\d+)$", r"encoder_hidden_\1", name)
 
 
-def _run_vit(model: ViT, inputs: dict[str, np.ndarray], names: set[str]) -> dict[str, Array]:
-    unknown = inputs.keys() ^ {"pixel_values"}
+def _run_encoder(model: ViT | WhisperEncoder, inputs: dict[str, np.ndarray], names: set[str]) -> dict[str, Array]:
+    argument = "pixel_values" if isinstance(model, ViT) else "input_features"
+    unknown, kind = inputs.keys() ^ {argument}, type(model).__name__
     if unknown:
-        raise ValueError(f"inputs.safetensors differs by {', '.join(sorted(unknown))} from what a ViT is called with")
-    return model(inputs["pixel_values"], hook_points=[name for name in model.hook_points if name in names])
+        raise ValueError(
+            f"inputs.safetensors differs by {', '.join(sorted(unknown))} from what a {kind} is called with"
+        )
+    return model(inputs[argument], hook_points=[name for name in model.hook_points if name in names])
 
 
-_RUNNERS: dict[type[nnx.Module], Callable] = {Llama: _run_llama, Composed: _run_composed, ViT: _run_vit}
+_RUNNERS: dict[type[nnx.Module], Callable] = {
+    Llama: _run_llama,
+    Composed: _run_composed,
+    ViT: _run_encoder,
+    WhisperEncoder: _run_encoder,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
