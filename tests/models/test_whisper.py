@@ -1,4 +1,5 @@
 import dataclasses
+from pathlib import Path
 
 import chex
 import jax
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from scipy.special import erf
 
 from gmijax.models import ConfigError, WhisperEncoder, WhisperEncoderConfig, whisper
+from gmijax.testing.parity import check_folder
 
 TINY = WhisperEncoderConfig(
     num_mel_bins=10,
@@ -119,6 +121,13 @@ def test_equals_float64(flavour, frames, lengths):
     assert got.keys() == expected.keys()
     for name, value in expected.items():
         np.testing.assert_allclose(got[name], value, rtol=0, atol=2e-5, err_msg=name)
+
+
+def test_equals_the_original():
+    """The encoder of a whole Whisper, whose config.json holds every field that transformers writes."""
+    result = check_folder(Path(__file__).parents[1] / "fixtures" / "tiny" / "whisper", tolerance=1e-5)
+    assert result.passed, result
+    assert {*result.differences} == {"encoder_inputs", "encoder_hidden_0", "encoder_output"}
 
 
 def test_no_lengths_means_that_every_frame_is_valid():
