@@ -7,7 +7,18 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from gmijax import bounds, checkpoints, distances, models, rates, scoring, sensitivity, stats, testing
+    from gmijax import (
+        bounds,
+        checkpoints,
+        distances,
+        models,
+        preprocessing,
+        rates,
+        scoring,
+        sensitivity,
+        stats,
+        testing,
+    )
 
 __version__ = "0.1.0"
 
@@ -16,6 +27,7 @@ _ROOMS = (
     "checkpoints",
     "distances",
     "models",
+    "preprocessing",
     "rates",
     "scoring",
     "sensitivity",
@@ -29,6 +41,7 @@ __all__ = [
     "checkpoints",
     "distances",
     "models",
+    "preprocessing",
     "rates",
     "scoring",
     "sensitivity",
