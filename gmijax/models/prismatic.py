@@ -159,6 +159,8 @@ class Prismatic(Composed):
 
     There is no placeholder: the patches follow the first token of their row. As in the original, the rows of
     `multimodal_indices` come first in every output, then those of text alone; `layout.rows` says which is which.
+    With padding on the left the original puts the patches behind the first column; here they follow the first token,
+    so that padding changes nothing on either side.
 
     Args:
       config: the parts and constants.
@@ -214,14 +216,14 @@ class Prismatic(Composed):
         (batch, length), (items, patches) = input_ids.shape, soft_mask.shape
         chosen = jnp.arange(batch) if media.multimodal_indices is None else media.multimodal_indices
         others = jnp.nonzero(~jnp.isin(jnp.arange(batch), chosen), size=batch - items)[0]
-        text = jnp.arange(length)
-        none = jnp.full(patches, -1)
-        with_image = jnp.concatenate([text[:1], none, text[1:]])
-        alone = jnp.concatenate([text, none])
         rows = jnp.concatenate([chosen, others])
-        columns = jnp.where((jnp.arange(batch) < items)[:, None], with_image, alone)
-        first = jnp.arange(items)[:, None] * patches + jnp.arange(patches)
-        soft = jnp.full((batch, length + patches), -1).at[:items, 1 : 1 + patches].set(first)
+        # The image goes behind the first token; in a row of text alone, its columns are empty and at the end.
+        start = jnp.where(jnp.arange(batch) < items, jnp.argmax(mask[rows], axis=1) + 1, length)[:, None]
+        column = jnp.arange(length + patches)[None]
+        behind = column >= start + patches
+        columns = jnp.where(column < start, column, jnp.where(behind, column - patches, -1))
+        patch = jnp.arange(batch)[:, None] * patches + column - start
+        soft = jnp.where((columns < 0) & (jnp.arange(batch) < items)[:, None], patch, -1)
         attended = jnp.take_along_axis(mask[rows], jnp.maximum(columns, 0), axis=1)
         return Layout(rows, columns, soft, jnp.where(columns >= 0, attended, soft >= 0))
 

@@ -116,6 +116,25 @@ def test_padding_side_and_neighbours_change_nothing(llava, left, seed):
         np.testing.assert_allclose(states[0, columns], expected[name][0], rtol=0, atol=1e-5 * scale, err_msg=name)
 
 
+@settings(max_examples=6)
+@given(pads=st.lists(st.integers(0, 4), min_size=2, max_size=2))
+def test_padding_on_either_side_changes_nothing_in_prismatic(prismatic, pads):
+    """Row 2 with its image and row 3 without one, each shifted right by padding on its left."""
+    model, ids, _, media, _, expected = prismatic
+    batch, valid = np.full((2, 11), 5), np.zeros((2, 11), int)
+    for row, (source, left) in enumerate(zip((2, 3), pads, strict=True)):
+        batch[row, left : left + 7], valid[row, left : left + 7] = ids[source], 1
+    own = Prismatic.Media(media.pixel_values[2:], np.array([0]))
+    output = forward(model, batch, own, valid, hook_points=("llm_final",))
+    with_image, alone = (output.hidden_states["llm_final"][row] for row in (0, 1))
+    scale = np.abs(expected["llm_final"]).max()
+    found = with_image[pads[0] : pads[0] + 16]
+    np.testing.assert_allclose(found, expected["llm_final"][0], rtol=0, atol=1e-5 * scale)
+    found = alone[pads[1] : pads[1] + 7]
+    np.testing.assert_allclose(found, expected["llm_final"][3][:7], rtol=0, atol=1e-5 * scale)
+    assert output.spans.start.tolist() == [pads[0] + 1]
+
+
 # Masks, spans and layouts
 
 
