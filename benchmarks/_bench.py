@@ -72,8 +72,10 @@ def row(name: str, ours: Timing, peer_name: str, peer: float, error: float, extr
     return Row(name, ours.seconds, peer_name, peer, peer / ours.seconds, error, ours.first, extrapolated)
 
 
-def report(title: str, rows: list[Row], path: str) -> None:
-    """Prints the rows as a Markdown table and writes them as JSON."""
+def report(
+    title: str, rows: list[Row], path: str, types: str = "float32 on our side and float64 on the peers'"
+) -> None:
+    """Prints the rows as a Markdown table and writes them as JSON; `types` says in which type each side computes."""
     print(f"\n{title}\n")
     print("| what | gmijax, CPU-s | peer | peer, CPU-s | ratio | largest difference | first call, s |")
     print("|---|---|---|---|---|---|---|")
@@ -83,7 +85,7 @@ def report(title: str, rows: list[Row], path: str) -> None:
             f"| {r.name} | {r.ours:.3g} | {r.peer_name} | {r.peer:.3g}{mark} | {r.ratio:.3g}x "
             f"| {r.error:.1e} | {r.first:.1f} |"
         )
-    print("\nOne pinned core, one thread, float32 on our side and float64 on the peers'. E: extrapolated from the")
+    print(f"\nOne pinned core, one thread, {types}. E: extrapolated from the")
     print("measured repetitions named. First call: wall time with compilation, not in the other columns.")
     out = Path("results") / path
     out.parent.mkdir(exist_ok=True)

@@ -146,6 +146,40 @@ def _publish(outcome, stem: Path, as_json: bool) -> None:
     report.publish(outcome.result, outcome.tables, outcome.figure, stem, as_json=as_json)
 
 
+@app.command()
+def models(json: Annotated[bool, typer.Option("--json", help="Print JSON instead of the list.")] = False) -> None:
+    """List the models: hook points, published checkpoints, and how far they are from their originals."""
+    from gmijax.models import catalogue
+
+    entries = catalogue()
+    if json:
+        from gmijax.report import to_json
+
+        typer.echo(to_json([entry._asdict() for entry in entries]), nl=False)
+        return
+    for entry in entries:
+        parity = ", ".join(f"{dtype} {share:.0e}" for dtype, share in entry.parity.items())
+        typer.echo(f"{entry.name}\n  published    {', '.join(entry.published)}")
+        typer.echo(f"  hook points  {entry.hook_points}\n  parity       {parity or 'not recorded'}")
+
+
+@app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(help="Checkpoint folder as published, or GGUF file.")],
+    out: Annotated[Path, typer.Argument(help="Folder for the Orbax checkpoint; must not exist.")],
+    dtype: Annotated[str, typer.Option(help="Of the parameters: float32, bfloat16 or float16.")] = "bfloat16",
+    text_model: Annotated[Path | None, typer.Option(help="Language model that is published apart.")] = None,
+    encoder_model: Annotated[Path | None, typer.Option(help="Encoder that is published apart.")] = None,
+) -> None:
+    """Write a published checkpoint as Orbax, which loads sharded onto any number of devices."""
+    if dtype not in ("float32", "bfloat16", "float16"):
+        raise ValueError(f"--dtype {dtype} is not one of float32, bfloat16, float16")
+    from gmijax import checkpoints
+
+    checkpoints.convert(source, out, dtype=dtype, text_model=text_model, encoder_model=encoder_model)
+    typer.echo(f"wrote {out}")
+
+
 def main() -> None:
     """Entry point: input that cannot be used ends with one message and exit code 2, without a traceback."""
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # it would advise to install PyTorch

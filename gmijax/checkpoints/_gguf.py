@@ -1,4 +1,4 @@
-"""GGUF files of the llama architecture, in HuggingFace's terms.
+"""GGUF files of the llama and qwen2 architectures, in HuggingFace's terms.
 
 The layout is that of https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. We parse the header ourselves because
 `gguf.GGUFReader` takes seconds for the arrays of a tokenizer and reads past the end of a file that is cut short.
@@ -36,6 +36,7 @@ _PLAIN = {
     gguf.GGMLQuantizationType.F64: np.float64,
 }
 _VERSIONS = (2, 3)
+_ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM"}
 _ROPE_FACTORS = "rope_freqs.weight"
 _HF_NAMES = {
     "token_embd": "model.embed_tokens",
@@ -181,7 +182,9 @@ class GGUFWeights:
     def __init__(self, content: GGUFContent, config: dict[str, Any]):
         self._content = content
         self._names = {_hf_key(name): name for name in content.tensors if name != _ROPE_FACTORS}
-        self._heads = {"q_proj": config["num_attention_heads"], "k_proj": config["num_key_value_heads"]}
+        permuted = config["model_type"] == "llama"  # llama.cpp rotates qwen2 as HuggingFace does
+        heads = {"q_proj": config["num_attention_heads"], "k_proj": config["num_key_value_heads"]}
+        self._heads = heads if permuted else {}
         self.problems = ()
         self.lost = frozenset()
 
@@ -195,7 +198,7 @@ class GGUFWeights:
         """Reads and dequantises one tensor, to float32 unless it is stored in float16 or float64."""
         tensor = _read_tensor(self._content, self._names[key])
         projection = re.search(r"\.(q_proj|k_proj)\.", key)
-        return unpermute(tensor, self._heads[projection[1]]) if projection else tensor
+        return unpermute(tensor, self._heads[projection[1]]) if projection and self._heads else tensor
 
 
 def unpermute(rows: np.ndarray, heads: int) -> np.ndarray:
@@ -218,25 +221,27 @@ def unpermute(rows: np.ndarray, heads: int) -> np.ndarray:
 
 
 def hf_config(content: GGUFContent) -> dict[str, Any]:
-    """Writes the metadata of a llama GGUF file as HuggingFace's `config.json` would have it.
+    """Writes the metadata of a GGUF file as HuggingFace's `config.json` would have it.
 
     Raises:
-      CheckpointError: if the architecture is not llama, a needed key is absent, or a key asks for something that a
-        Llama model does not have; it lists all of these.
+      CheckpointError: if the architecture is not llama or qwen2, a needed key is absent, or a key asks for something
+        that such a model does not have; it lists all of these.
     """
     fields = content.fields
     architecture = fields.get("general.architecture")
-    if architecture != "llama":
-        raise CheckpointError(content.path, [f"architecture {architecture!r}; of GGUF files only 'llama' is read"])
-    model = {key.removeprefix("llama."): _shortest(v) for key, v in fields.items() if key.startswith("llama.")}
+    if architecture not in _ARCHITECTURES:
+        known = " and ".join(map(repr, _ARCHITECTURES))
+        raise CheckpointError(content.path, [f"architecture {architecture!r}; of GGUF files only {known} are read"])
+    prefix = f"{architecture}."
+    model = {key.removeprefix(prefix): _shortest(v) for key, v in fields.items() if key.startswith(prefix)}
     problems = []
 
     def take(key: str, *default: Any) -> Any:
         value = model.pop(key, *default) if default or key in model else None
         if value is None and not default:
-            problems.append(f"the metadata key llama.{key} is absent")
+            problems.append(f"the metadata key {prefix}{key} is absent")
         elif isinstance(value, list):
-            problems.append(f"llama.{key} differs by layer: {value}")
+            problems.append(f"{prefix}{key} differs by layer: {value}")
             return None
         return value
 
@@ -244,7 +249,7 @@ def hf_config(content: GGUFContent) -> dict[str, Any]:
     head_dim = take("attention.key_length", width // heads if heads and width else None)
     for key in ("attention.value_length", "rope.dimension_count"):
         if (other := take(key, head_dim)) != head_dim:
-            problems.append(f"llama.{key} is {other}, not the head width {head_dim}")
+            problems.append(f"{prefix}{key} is {other}, not the head width {head_dim}")
     theta, context = take("rope.freq_base", 10000.0), take("context_length")
     scaling = {"type": take("rope.scaling.type", None), "factor": take("rope.scaling.factor", None)}
     if (linear := take("rope.scale_linear", None)) not in (None, 1.0):  # how files of 2023 say it
@@ -252,8 +257,8 @@ def hf_config(content: GGUFContent) -> dict[str, Any]:
     take("rope.scaling.original_context_length", None)  # says where scaling begins; a linear one has no use for it
     take("rope.scaling.finetuned", None)
     config = {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
+        "architectures": [_ARCHITECTURES[architecture]],
+        "model_type": architecture,
         "hidden_act": "silu",
         "hidden_size": width,
         "intermediate_size": take("feed_forward_length"),
@@ -265,17 +270,18 @@ def hf_config(content: GGUFContent) -> dict[str, Any]:
         "rms_norm_eps": take("attention.layer_norm_rms_epsilon"),
         "rope_theta": theta,
         "tie_word_embeddings": "output.weight" not in content.tensors,
-        "attention_bias": any(name.endswith("attn_q.bias") for name in content.tensors),
         "bos_token_id": fields.get("tokenizer.ggml.bos_token_id"),
         "eos_token_id": fields.get("tokenizer.ggml.eos_token_id"),
         "pad_token_id": fields.get("tokenizer.ggml.padding_token_id"),
     }
+    if architecture == "llama":  # Qwen2's biases are no setting
+        config["attention_bias"] = any(name.endswith("attn_q.bias") for name in content.tensors)
     vocabulary = take("vocab_size", None)
     if "token_embd.weight" in content.tensors:
         vocabulary = content.tensors["token_embd.weight"].shape[0]
     config["vocab_size"] = vocabulary
     # What is left asks for something else (experts, sliding windows, ...), unless it is switched off.
-    problems += [f"llama.{key} = {value!r} has no meaning for a Llama model" for key, value in model.items() if value]
+    problems += [f"{prefix}{key} = {value!r} has no meaning for such a model" for key, value in model.items() if value]
     if problems:
         raise CheckpointError(content.path, problems)
     config["rope_scaling"] = _rope_scaling(content, scaling, theta, head_dim, context)

@@ -23,7 +23,7 @@ class _Entry(NamedTuple):
 
 
 class SafetensorsWeights:
-    """The tensors of a folder, `model.safetensors` or shards with their index; a `WeightSource`."""
+    """The tensors of a folder, `model.safetensors` or shards with their index, or of one file; a `WeightSource`."""
 
     def __init__(self, folder: Path):
         self._folder = folder
@@ -34,6 +34,11 @@ class SafetensorsWeights:
         self.problems = tuple(problems)
         if problems and not self._entries:
             raise CheckpointError(folder, problems)
+
+    @staticmethod
+    def holds(folder: Path) -> bool:
+        """Whether a folder holds such files."""
+        return (folder / _SINGLE).exists() or (folder / _INDEX).exists()
 
     def keys(self) -> Collection[str]:
         return self._entries.keys()
@@ -55,13 +60,16 @@ class SafetensorsWeights:
 
     def _scan(self) -> Iterator[str]:
         """Fills the table of entries; yields what is wrong."""
+        if self._folder.is_file():
+            yield from self._scan_file(self._folder)
+            return
         single, index = self._folder / _SINGLE, self._folder / _INDEX
         if not index.exists():
             if single.exists():
                 yield from self._scan_file(single)
             else:
                 held = sorted(p.name for p in self._folder.iterdir())
-                yield f"holds neither {_SINGLE} nor {_INDEX}, but {', '.join(held) or 'nothing'}"
+                yield f"holds neither {_SINGLE} nor {_INDEX} nor weights of torch, but {', '.join(held) or 'nothing'}"
             return
         promised = read_json(index).get("weight_map")
         if not isinstance(promised, dict) or not all(isinstance(name, str) for name in promised.values()):

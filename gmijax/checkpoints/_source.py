@@ -9,6 +9,9 @@ import numpy as np
 
 from gmijax.checkpoints._errors import CheckpointError
 
+ORBAX_FILE = "gmijax.json"
+_CTRANSLATE2 = "model.bin"
+
 
 @runtime_checkable
 class WeightSource(Protocol):
@@ -44,13 +47,13 @@ class Checkpoint:
 
     Attributes:
       path: the folder or file.
-      kind: "safetensors" or "gguf".
-      config: what HuggingFace's `config.json` holds, or the same written from a GGUF file's metadata.
+      kind: "safetensors", "torch", "gguf" or "ctranslate2".
+      config: what HuggingFace's `config.json` holds, or the same written from what the file says of its model.
       weights: the tensors.
     """
 
     path: Path
-    kind: Literal["safetensors", "gguf"]
+    kind: Literal["safetensors", "torch", "gguf", "ctranslate2"]
     config: dict[str, Any]
     weights: WeightSource
 
@@ -59,8 +62,10 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     """Opens a checkpoint and checks that its files are whole. Reads headers only.
 
     Args:
-      path: a folder with `config.json` and `model.safetensors`, or with `model.safetensors.index.json` and the
-        shards that it names; or a `.gguf` file of the llama architecture.
+      path: a folder with `config.json` and weights: `model.safetensors`, or `model.safetensors.index.json` and the
+        shards that it names, or `pytorch_model.bin` in one file or in shards, or Prismatic's
+        `checkpoints/latest-checkpoint.pt`; or a `.gguf` file of the llama or qwen2 architecture; or CTranslate2's
+        `model.bin` of a Whisper, or its folder.
 
     Returns:
       The checkpoint. Its keys and shapes have not been compared with any model: `load_model` does that.
@@ -81,21 +86,69 @@ def scan_checkpoint(path: str | Path) -> Checkpoint:
       CheckpointError: if so much is wrong that no tensor can be named.
     """
     path = Path(path)
+    if path.name == _CTRANSLATE2 and path.is_file():
+        return _scan_ctranslate2(path)
     if path.is_dir():
         from gmijax.checkpoints._safetensors import SafetensorsWeights, read_json
 
-        weights = SafetensorsWeights(path)
+        if (path / _CTRANSLATE2).exists() and not SafetensorsWeights.holds(path):
+            return _scan_ctranslate2(path / _CTRANSLATE2)
+        kind, weights = _open_folder(path)
         try:
             config = read_json(path / "config.json")
         except CheckpointError as error:
             raise CheckpointError(path, [*error.problems, *weights.problems]) from error
-        return Checkpoint(path, "safetensors", config, weights)
+        return Checkpoint(path, kind, config, weights)
     if not path.exists():
         raise CheckpointError(path, ["no such file or folder"])
     if path.suffix != ".gguf":
-        raise CheckpointError(path, ["not a folder and not a .gguf file; those two are what can be read"])
+        raise CheckpointError(path, ["not a folder, not a .gguf file and not a model.bin; only those can be read"])
     from gmijax.checkpoints._gguf import GGUFWeights, hf_config, read_gguf
 
     content = read_gguf(path)
     config = hf_config(content)
     return Checkpoint(path, "gguf", config, GGUFWeights(content, config))
+
+
+def is_orbax(path: Path) -> bool:
+    """Whether a folder is one that `convert` wrote."""
+    return (path / ORBAX_FILE).is_file()
+
+
+def _scan_ctranslate2(file: Path) -> Checkpoint:
+    from gmijax.checkpoints._ctranslate2 import CTranslate2Weights, hf_config, read_ctranslate2
+
+    content = read_ctranslate2(file)
+    return Checkpoint(file, "ctranslate2", hf_config(content), CTranslate2Weights(content))
+
+
+def open_weights(path: Path) -> WeightSource:
+    """The tensors of a folder or of one file, whatever model they belong to. Reads headers only.
+
+    Raises:
+      CheckpointError: if so much is wrong that no tensor can be named.
+    """
+    from gmijax.checkpoints._safetensors import SafetensorsWeights
+    from gmijax.checkpoints._torch import TorchWeights
+
+    if path.is_dir():
+        return _open_folder(path)[1]
+    if not path.exists():
+        raise CheckpointError(path, ["no such file or folder"])
+    if path.suffix == ".safetensors":
+        return SafetensorsWeights(path)
+    if path.suffix in (".bin", ".pt", ".pth"):
+        return TorchWeights(path.parent, [(path, ())])
+    raise CheckpointError(path, ["not a folder and not a .safetensors, .bin or .pt file"])
+
+
+def _open_folder(folder: Path) -> tuple[Literal["safetensors", "torch"], WeightSource]:
+    from gmijax.checkpoints._safetensors import SafetensorsWeights
+    from gmijax.checkpoints._torch import TorchWeights, open_torch_folder
+
+    prismatic = folder / "checkpoints" / "latest-checkpoint.pt"
+    if prismatic.exists():
+        return "torch", TorchWeights(folder, [(prismatic, ("model",))])
+    if not SafetensorsWeights.holds(folder) and (weights := open_torch_folder(folder)) is not None:
+        return "torch", weights
+    return "safetensors", SafetensorsWeights(folder)

@@ -1,7 +1,11 @@
 """Reading a Hugging Face config.json against an allow-list."""
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
+
+from gmijax.models._errors import ConfigError
+
+T = TypeVar("T")
 
 # Fields that say nothing about the numbers of a forward pass: provenance, storage, training and generation.
 IRRELEVANT = frozenset(
@@ -41,6 +45,7 @@ class ConfigReader:
     def __init__(self, config: Mapping[str, Any]):
         self.config = config
         self.problems: list[str] = []
+        self._broken = False
 
     def take(self, name: str, kind: type, default: Any, *, within: str | None = None) -> Any:
         """The field `name`, or `default` where it is absent; null is accepted where the default is None.
@@ -61,6 +66,58 @@ class ConfigReader:
             self.problems.append(f"{where} = {value!r}: must be a {kind.__name__}")
             return default
         return float(value) if isinstance(value, int) and kind is float else value
+
+    def either(self, name: str, old: str, kind: type, default: Any) -> Any:
+        """As `take`, of a field that had another name in transformers 4."""
+        if name in self.config and old in self.config and self.config[name] != self.config[old]:
+            self.problems.append(f"{name} is {self.config[name]!r} and {old} {self.config[old]!r}; keep one")
+        return self.take(name if name in self.config else old, kind, default)
+
+    def choose(self, name: str, default: str, choices: Mapping[str, T]) -> T:
+        """What the value of the field `name` stands for; what `default` does, where it is absent or not known."""
+        value = self.config.get(name)
+        value = default if value is None else value
+        if value not in choices:
+            self.problems.append(f"{name} = {value!r} is not one of {', '.join(choices)}")
+            value = default
+        return choices[value]
+
+    def part(self, name: str, read: Callable[[Mapping[str, Any]], T]) -> T | None:
+        """The config of a part of the model; None, with its problems recorded, if it cannot be read."""
+        content = self.config.get(name)
+        if content is None:
+            content = {}
+        if not isinstance(content, Mapping):
+            self.problems.append(f"{name} = {content!r}: must be an object")
+            self._broken = True
+            return None
+        try:
+            return read(content)
+        except ConfigError as error:
+            self.problems += [f"{name}: {problem}" for problem in error.problems]
+            self._broken = True
+            return None
+
+    def build(self, model: str, make: Callable[..., T], **values: Any) -> T:
+        """The resolved config.
+
+        Args:
+          model: its name, for the message.
+          make: the config class.
+          values: its fields.
+
+        Raises:
+          ConfigError: with everything that is wrong.
+        """
+        if self._broken:  # a part is missing, and its problems say why
+            raise ConfigError(model, self.problems)
+        try:
+            resolved = make(**values)
+        except ConfigError as error:
+            raise ConfigError(model, [*self.problems, *error.problems]) from None
+        if self.problems:
+            raise ConfigError(model, self.problems)
+        return resolved
 
     def finish(self, handled: Iterable[str], one_value: Mapping[str, Any], irrelevant: Iterable[str] = ()) -> None:
         """Records the fields that were not read and may not be passed over.

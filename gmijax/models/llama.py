@@ -1,26 +1,31 @@
-"""Llama: the decoder of Llama 2 and 3, Vicuna and SmolLM2, and the text half of Ultravox and LLaVA.
+"""Llama: the decoder of Llama 2 and 3, Vicuna and SmolLM2, and with Qwen2's biases that of Qwen2.
+
+It is the text half of Ultravox, Qwen2-Audio, LLaVA and Prismatic.
 
 Numbers follow the implementation in transformers 5.23. The parameters of all layers are stacked on a leading
 layer axis and the forward pass is one scan over it, so that compile time does not grow with depth.
 """
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial, reduce
-from typing import Any, Literal, NamedTuple, get_args
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax import lax
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
+from gmijax.models._attention import Part, attend, joint_softmax
 from gmijax.models._config import ConfigReader
 from gmijax.models._errors import ConfigError
+from gmijax.models._hooks import Hooks, Intervention, as_pytrees, check_hook_points
 from gmijax.models._keys import KeyRule
+from gmijax.models._layers import RMSNorm, linear
+from gmijax.models._rope import RopeScaling, angles, read_rope, rotate, scaling_problems
+from gmijax.models._stack import run_layers
 
 _LAYER = r"model\.layers\.(?P<layer>\d+)\."
 _ATTENTION = _LAYER + r"self_attn\."
@@ -46,51 +51,42 @@ IGNORED_KEYS: tuple[str, ...] = (
 )
 """Keys that may be left unread where no rule of `KEY_MAP` gives them a leaf of the model."""
 
-_ROPE_FIELDS = {
-    "default": (),
-    "linear": ("factor",),
-    "dynamic": ("factor",),
-    "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
-}
-_RopeKind = Literal["linear", "dynamic", "llama3"]
-
 # Fields of a config.json that have one value we can honour. Absent or null means that value.
 _ONE_VALUE: dict[str, Any] = {
     "attention_bias": False,
     "hidden_act": "silu",
     "mlp_bias": False,
-    "model_type": "llama",
     "partial_rotary_factor": 1.0,
     "pretraining_tp": 1,
     "rope_interleaved": False,
     "sliding_window": None,
 }
-_IRRELEVANT = ("is_llama_config", "max_sequence_length")
+_IRRELEVANT = ("is_llama_config", "max_sequence_length", "max_window_layers", "use_mrope")
+
+# What absent fields of a config.json mean, by its model_type.
+_DEFAULTS: dict[str, dict[str, Any]] = {
+    "llama": {
+        "vocab_size": 32000,
+        "intermediate_size": 11008,
+        "max_position_embeddings": 2048,
+        "num_key_value_heads": None,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    },
+    "qwen2": {
+        "vocab_size": 151936,
+        "intermediate_size": 22016,
+        "max_position_embeddings": 32768,
+        "num_key_value_heads": 32,
+        "bos_token_id": None,
+        "eos_token_id": None,
+    },
+}
 
 _POSITIVE = (
     *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
     *("num_key_value_heads", "head_dim", "rms_norm_eps", "max_position_embeddings", "rope_theta"),
 )
-
-
-@dataclass(frozen=True)
-class RopeScaling:
-    """How the frequencies of the rotary embedding are changed to reach longer contexts.
-
-    Attributes:
-      kind: "linear" divides every frequency by `factor`; "dynamic" (NTK) grows the base with the longest
-        position of the call; "llama3" divides the low frequencies only.
-      factor: by how much the context grows; at least 1.
-      low_freq_factor: llama3: wavelengths above original / low are divided by `factor`.
-      high_freq_factor: llama3: wavelengths below original / high are left alone.
-      original_max_position_embeddings: llama3: the context length of pretraining.
-    """
-
-    kind: _RopeKind
-    factor: float
-    low_freq_factor: float = 1.0
-    high_freq_factor: float = 4.0
-    original_max_position_embeddings: int = 8192
 
 
 @dataclass(frozen=True)
@@ -131,7 +127,8 @@ class LlamaConfig:
     def from_hf(cls, config: Mapping[str, Any]) -> "LlamaConfig":
         """Reads the content of a Hugging Face config.json, as transformers 4 or 5 writes it.
 
-        Absent fields take the defaults of transformers' LlamaConfig, as published sparse configs expect.
+        Absent fields take the defaults of transformers' LlamaConfig, or of its Qwen2Config where model_type is
+        "qwen2", as published sparse configs expect.
         A field that is neither handled nor known to be irrelevant is refused: a setting that is silently
         dropped gives a model that runs and is wrong.
 
@@ -143,9 +140,13 @@ class LlamaConfig:
             missing or inconsistent.
         """
         reader = ConfigReader(config)
+        kind = config.get("model_type") or "llama"
+        if kind not in _DEFAULTS:
+            reader.problems.append(f"model_type = {kind!r} is not one of {', '.join(_DEFAULTS)}")
+        defaults = _DEFAULTS.get(kind, _DEFAULTS["llama"])
         hidden_size = reader.take("hidden_size", int, 4096)
         heads = reader.take("num_attention_heads", int, 32)
-        max_positions = reader.take("max_position_embeddings", int, 2048)
+        max_positions = reader.take("max_position_embeddings", int, defaults["max_position_embeddings"])
         head_dim = reader.take("head_dim", int, None)
         if head_dim is None and heads > 0:
             head_dim, remainder = divmod(hidden_size, heads)
@@ -154,16 +155,25 @@ class LlamaConfig:
                     f"hidden_size = {hidden_size} is not a multiple of num_attention_heads = {heads}; give head_dim"
                 )
         kv_heads = reader.take("num_key_value_heads", int, None)
-        eos = config.get("eos_token_id", 2)
+        if "num_key_value_heads" not in config:
+            kv_heads = defaults["num_key_value_heads"]
+        eos = config.get("eos_token_id", defaults["eos_token_id"])
         eos = [] if eos is None else eos if isinstance(eos, list) else [eos]
         if not all(isinstance(token, int) for token in eos):
             reader.problems.append(f"eos_token_id = {eos!r}: must be integers")
             eos = []
-        rope_theta, rope_scaling = _read_rope(reader, max_positions)
+        one_value = dict(_ONE_VALUE)
+        if kind == "qwen2":
+            one_value["use_sliding_window"] = False
+            del one_value["sliding_window"]  # published, and without effect while it is not used
+            kinds = config.get("layer_types") or ()
+            if any(layer != "full_attention" for layer in kinds):
+                reader.problems.append(f"layer_types = {kinds!r}: only 'full_attention' is supported")
+        rope_theta, rope_scaling = read_rope(reader, max_positions)
         values = {
-            "vocab_size": reader.take("vocab_size", int, 32000),
+            "vocab_size": reader.take("vocab_size", int, defaults["vocab_size"]),
             "hidden_size": hidden_size,
-            "intermediate_size": reader.take("intermediate_size", int, 11008),
+            "intermediate_size": reader.take("intermediate_size", int, defaults["intermediate_size"]),
             "num_hidden_layers": reader.take("num_hidden_layers", int, 32),
             "num_attention_heads": heads,
             "num_key_value_heads": heads if kv_heads is None else kv_heads,
@@ -173,60 +183,18 @@ class LlamaConfig:
             "rope_theta": rope_theta,
             "rope_scaling": rope_scaling,
             "tie_word_embeddings": reader.take("tie_word_embeddings", bool, False),
-            "bos_token_id": reader.take("bos_token_id", int, None if "bos_token_id" in config else 1),
+            "qkv_bias": kind == "qwen2",
+            "bos_token_id": reader.take(
+                "bos_token_id", int, None if "bos_token_id" in config else defaults["bos_token_id"]
+            ),
             "eos_token_id": tuple(eos),
             "pad_token_id": reader.take("pad_token_id", int, None),
         }
-        handled = {*cls.__dataclass_fields__, "rope_parameters"} - {"qkv_bias"}
-        reader.finish(handled, _ONE_VALUE, _IRRELEVANT)
-        try:
-            resolved = cls(**values)
-        except ConfigError as error:
-            raise ConfigError("Llama", [*reader.problems, *error.problems]) from None
-        if reader.problems:
-            raise ConfigError("Llama", reader.problems)
-        return resolved
-
-
-def _read_rope(reader: ConfigReader, max_positions: int) -> tuple[float, RopeScaling | None]:
-    """Theta and the scaling: `rope_theta` and `rope_scaling` of transformers 4, `rope_parameters` of 5."""
-    config, problems = reader.config, reader.problems
-    theta = reader.take("rope_theta", float, 10000.0)
-    given = [name for name in ("rope_parameters", "rope_scaling") if config.get(name)]
-    if not given:
-        return theta, None
-    name, rope = given[0], config[given[0]]
-    if not isinstance(rope, Mapping):
-        problems.append(f"{name} = {rope!r}: must be an object")
-        return theta, None
-    if len(given) == 2 and rope != config["rope_scaling"]:
-        problems.append("rope_parameters and rope_scaling differ; keep one")
-    inner_theta = reader.take("rope_theta", float, theta, within=name)
-    if "rope_theta" in config and inner_theta != theta:
-        problems.append(f"rope_theta is {theta} and, in {name}, {inner_theta}; keep one")
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    if rope.get("type", kind) != kind:
-        problems.append(f"{name} has type {rope['type']!r} and rope_type {kind!r}; keep one")
-    if kind not in _ROPE_FIELDS:
-        problems.append(f"{name}: rope_type = {kind!r} is not one of {', '.join(_ROPE_FIELDS)}")
-        return inner_theta, None
-    fields = _ROPE_FIELDS[kind]
-    if rope.get("partial_rotary_factor", 1) != 1:
-        problems.append(f"{name}.partial_rotary_factor = {rope['partial_rotary_factor']!r}: only 1 is supported")
-    known = {"rope_type", "type", "rope_theta", "partial_rotary_factor", *fields}
-    problems += [f"{name}.{field} is unknown to rope_type {kind!r}" for field in sorted({*rope} - known)]
-    if kind == "default":
-        return inner_theta, None
-    values = {field: reader.take(field, float, None, within=name) for field in fields}
-    if "original_max_position_embeddings" in fields:
-        values["original_max_position_embeddings"] = reader.take(
-            "original_max_position_embeddings", int, max_positions, within=name
-        )
-    missing = [field for field, value in values.items() if value is None]
-    if missing:
-        problems.append(f"{name}: rope_type {kind!r} needs {', '.join(missing)}")
-        return inner_theta, None
-    return inner_theta, RopeScaling(kind, **values)
+        handled = {*cls.__dataclass_fields__, "rope_parameters", "model_type"} - {"qkv_bias"}
+        if kind == "qwen2":
+            handled |= {"layer_types", "sliding_window"}
+        reader.finish(handled, one_value, _IRRELEVANT)
+        return reader.build("Llama", cls, **values)
 
 
 def _contradictions(config: LlamaConfig) -> list[str]:
@@ -238,23 +206,7 @@ def _contradictions(config: LlamaConfig) -> list[str]:
         )
     if config.head_dim % 2:
         problems.append(f"head_dim = {config.head_dim}: must be even, rotary embeddings turn pairs")
-    scaling = config.rope_scaling
-    if scaling is None:
-        return problems
-    if scaling.kind not in get_args(_RopeKind):
-        problems.append(f"rope_scaling.kind = {scaling.kind!r} is not one of {', '.join(get_args(_RopeKind))}")
-    if scaling.factor < 1:
-        problems.append(f"rope_scaling.factor = {scaling.factor}: must be at least 1")
-    if scaling.kind == "dynamic" and config.head_dim == 2:
-        problems.append("rope_scaling.kind = 'dynamic' needs head_dim > 2")
-    if not 0 < scaling.low_freq_factor < scaling.high_freq_factor:
-        problems.append(
-            f"rope_scaling needs 0 < low_freq_factor < high_freq_factor, not {scaling.low_freq_factor} and "
-            f"{scaling.high_freq_factor}"
-        )
-    if scaling.original_max_position_embeddings <= 0:
-        problems.append("rope_scaling.original_max_position_embeddings must be positive")
-    return problems
+    return problems + scaling_problems(config.rope_scaling, config.head_dim)
 
 
 class KVSegment(NamedTuple):
@@ -324,9 +276,9 @@ class Llama(nnx.Module):
             config.vocab_size, config.hidden_size, dtype=self.dtype, param_dtype=param_dtype, rngs=rngs
         )
         self.layers = stacked_layers(rngs)
-        self.norm = _RMSNorm(config.hidden_size, config.rms_norm_eps, param_dtype)
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps, param_dtype)
         if not config.tie_word_embeddings:
-            self.head = _linear(rngs, self.dtype, param_dtype)(config.hidden_size, config.vocab_size)
+            self.head = linear(rngs, self.dtype, param_dtype)(config.hidden_size, config.vocab_size)
 
     @property
     def hook_points(self) -> tuple[str, ...]:
@@ -378,7 +330,9 @@ class Llama(nnx.Module):
         own_mask: Bool[ArrayLike, "rows length length"] | None = None,
         hook_points: Sequence[str] = (),
         logits: bool = True,
+        interventions: Mapping[str, Intervention] | None = None,
         return_segment: bool = False,
+        remat: bool = False,
     ) -> LlamaOutput:
         """Runs the decoder.
 
@@ -397,15 +351,19 @@ class Llama(nnx.Module):
           segments: cached keys and values that every own token may attend to.
           own_mask: true where own token i (rows) may attend to own token j (columns), in place of the causal
             mask; one for every row of the input or one for all. Padding is masked besides.
-          hook_points: names of the hidden states to return.
+          hook_points: names of the hidden states to return, as they are after any intervention.
           logits: whether to compute the logits. The pass ends at the last layer that something needs.
+          interventions: by hook point, a function from its states to states of the same shape, applied on the way.
+            Pass arrays that vary as leaves of a `jax.tree_util.Partial`: any other function is compiled anew.
           return_segment: whether to return the keys and values of the input.
+          remat: recompute the layers in a backward pass, which then holds the input of each layer and no more.
 
         Returns:
           The logits, hidden states and segment asked for.
 
         Raises:
-          ValueError: inputs that do not fit together or with the config, or an unknown hook point.
+          ValueError: inputs that do not fit together or with the config, an unknown hook point, or an intervention
+            that never fires because nothing that was asked for needs its hook point.
         """
         config = self.config
         if (input_ids is None) == (soft_tokens is None):
@@ -421,7 +379,7 @@ class Llama(nnx.Module):
         self._check_segments(segments, batch)
         if own_mask is not None and np.shape(own_mask)[0] not in (1, batch):
             raise ValueError(f"own_mask has {np.shape(own_mask)[0]} rows; give 1 or the {batch} of the input")
-        self._check_hook_points(hook_points)
+        check_hook_points(self.hook_points, hook_points, interventions)
         output = _forward(
             *nnx.split(self),
             x,
@@ -431,58 +389,64 @@ class Llama(nnx.Module):
             own_mask=own_mask,
             hook_points=tuple(hook_points),
             logits=logits,
+            interventions=as_pytrees(interventions),
             return_segment=return_segment,
+            remat=remat,
         )
         return output._replace(hidden_states={name: output.hidden_states[name] for name in hook_points})
 
-    def _run(self, x, *, valid, positions, segments, own_mask, hook_points, logits, return_segment) -> LlamaOutput:
+    def run(
+        self,
+        x: jax.Array,
+        *,
+        hooks: Hooks,
+        valid: jax.Array,
+        positions: ArrayLike | None = None,
+        segments: Sequence[KVSegment] = (),
+        own_mask: ArrayLike | None = None,
+        logits: bool = True,
+        return_segment: bool = False,
+        remat: bool = False,
+    ) -> LlamaOutput:
+        """As a call, inside the pass of a larger model whose `hooks` it shares; nothing is checked."""
         config, length = self.config, x.shape[1]
+        positions = jnp.arange(length)[None] if positions is None else jnp.asarray(positions)
         own = jnp.tril(jnp.ones((1, length, length), bool)) if own_mask is None else own_mask
         own = own & valid[:, None, :]
-        rope = _rope(config, positions, self.dtype)
-        wanted = sorted(int(name.removeprefix("llm_hidden_")) for name in hook_points if name[-1].isdigit())
-        whole = logits or return_segment or "llm_final" in hook_points
-        depth = config.num_hidden_layers if whole else max(wanted, default=-1) + 1
-
-        graph, weights = nnx.split(self.layers)
-        slots = np.full(config.num_hidden_layers, len(wanted))
-        slots[wanted] = np.arange(len(wanted))
-        # One slot for each wanted layer and, if any is wanted, a last one for the outputs of all the others.
-        kept = jnp.zeros((len(wanted) + bool(wanted), *x.shape), x.dtype)
-        scanned = (weights, jnp.asarray(slots), tuple((segment.keys, segment.values) for segment in segments))
-
-        def layer_step(carry, layer):
-            x, kept = carry
-            weights, slot, cached = layer
-            caches = [(*pair, segment.mask) for pair, segment in zip(cached, segments, strict=True)]
-            x, own_cache = nnx.merge(graph, weights)(x, rope, own, caches)
-            if wanted:
-                kept = lax.dynamic_update_index_in_dim(kept, x, slot, 0)
-            return (x, kept), own_cache if return_segment else None
-
-        def indexed_step(carry, index):
-            return layer_step(carry, jax.tree.map(lambda leaf: leaf[index], scanned))
-
-        states = {"inputs_embeds": x}
-        if whole:
-            (x, kept), cache = lax.scan(layer_step, (x, kept), scanned)
-            states["llm_final"] = self.norm(x)
-        else:  # by index: slicing the stacked weights would copy those of the layers that are used
-            (x, kept), cache = lax.scan(indexed_step, (x, kept), jnp.arange(depth))
-        states |= {f"llm_hidden_{k}": kept[slot] for slot, k in enumerate(wanted)}
-        return LlamaOutput(
-            logits=self.unembed(states["llm_final"]) if logits else None,
-            hidden_states={name: states[name] for name in hook_points},
-            segment=None if cache is None else KVSegment(*cache, valid),
+        rope = angles(
+            positions,
+            head_dim=config.head_dim,
+            theta=config.rope_theta,
+            scaling=config.rope_scaling,
+            max_positions=config.max_position_embeddings,
+            dtype=self.dtype,
         )
+        whole = logits or return_segment or "llm_final" in hooks.wanted
+        depth = config.num_hidden_layers if whole else hooks.deepest("llm_hidden_") + 1
 
-    def _check_hook_points(self, names: Sequence[str]) -> None:
-        unknown = sorted({*names} - {*self.hook_points})
-        if unknown:
-            raise ValueError(
-                f"unknown hook_points {', '.join(map(repr, unknown))}; valid are 'inputs_embeds', 'llm_hidden_0' to "
-                f"'llm_hidden_{self.config.num_hidden_layers - 1}', and 'llm_final'"
-            )
+        def step(layer, x, cached):
+            caches = [(*pair, segment.mask) for pair, segment in zip(cached, segments, strict=True)]
+            x, own_cache = layer(x, rope, own, caches)
+            return x, own_cache if return_segment else None
+
+        x, cache = run_layers(
+            self.layers,
+            hooks.visit("inputs_embeds", x, valid),
+            step,
+            hooks=hooks,
+            prefix="llm_hidden_",
+            depth=depth,
+            per_layer=tuple((segment.keys, segment.values) for segment in segments),
+            mask=valid,
+            remat=remat,
+        )
+        if whole:
+            x = hooks.visit("llm_final", self.norm(x), valid)
+        return LlamaOutput(
+            logits=self.unembed(x) if logits else None,
+            hidden_states=hooks.states,
+            segment=None if cache is None else KVSegment(cache[0], cache[1], valid),
+        )
 
     def _check_segments(self, segments: Sequence[KVSegment], batch: int) -> None:
         config = self.config
@@ -499,18 +463,21 @@ class Llama(nnx.Module):
 
 
 # Compiled once for each shape, so that a call outside of any `jit` is not compiled anew.
-@partial(jax.jit, static_argnames=("graph", "hook_points", "logits", "return_segment"))
-def _forward(graph, state, x, **arguments) -> LlamaOutput:
-    return nnx.merge(graph, state)._run(x, **arguments)
+@partial(jax.jit, static_argnames=("graph", "hook_points", "logits", "return_segment", "remat"))
+def _forward(graph, state, x, *, hook_points, interventions, **arguments) -> LlamaOutput:
+    hooks = Hooks(hook_points, interventions)
+    output = nnx.merge(graph, state).run(x, hooks=hooks, **arguments)
+    hooks.finish()
+    return output
 
 
 class _Layer(nnx.Module):
     def __init__(self, config: LlamaConfig, *, rngs: nnx.Rngs, dtype: DTypeLike, param_dtype: DTypeLike):
-        linear = _linear(rngs, dtype, param_dtype)
-        self.attention_norm = _RMSNorm(config.hidden_size, config.rms_norm_eps, param_dtype)
-        self.attention = _Attention(config, linear)
-        self.mlp_norm = _RMSNorm(config.hidden_size, config.rms_norm_eps, param_dtype)
-        self.mlp = _MLP(config, linear)
+        project = linear(rngs, dtype, param_dtype)
+        self.attention_norm = RMSNorm(config.hidden_size, config.rms_norm_eps, param_dtype)
+        self.attention = _Attention(config, project)
+        self.mlp_norm = RMSNorm(config.hidden_size, config.rms_norm_eps, param_dtype)
+        self.mlp = _MLP(config, project)
 
     def __call__(self, x, rope, own_mask, caches):
         attended, own_cache = self.attention(self.attention_norm(x), rope, own_mask, caches)
@@ -518,123 +485,41 @@ class _Layer(nnx.Module):
         return x + self.mlp(self.mlp_norm(x)), own_cache
 
 
-def _linear(rngs: nnx.Rngs, dtype: DTypeLike, param_dtype: DTypeLike) -> Callable[..., nnx.Linear]:
-    return partial(nnx.Linear, use_bias=False, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
-
-
-class _RMSNorm(nnx.Module):
-    def __init__(self, width: int, epsilon: float, param_dtype: DTypeLike):
-        self.scale = nnx.Param(jnp.ones(width, param_dtype))
-        self.epsilon = epsilon
-
-    def __call__(self, x):
-        y = x.astype(jnp.float32)
-        y = y * lax.rsqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True) + self.epsilon)
-        return self.scale[...].astype(x.dtype) * y.astype(x.dtype)  # the cast comes first in the original too
-
-
 class _MLP(nnx.Module):
-    def __init__(self, config: LlamaConfig, linear: Callable[..., nnx.Linear]):
-        self.gate = linear(config.hidden_size, config.intermediate_size)
-        self.up = linear(config.hidden_size, config.intermediate_size)
-        self.down = linear(config.intermediate_size, config.hidden_size)
+    def __init__(self, config: LlamaConfig, project: Callable[..., nnx.Linear]):
+        self.gate = project(config.hidden_size, config.intermediate_size)
+        self.up = project(config.hidden_size, config.intermediate_size)
+        self.down = project(config.intermediate_size, config.hidden_size)
 
     def __call__(self, x):
         return self.down(jax.nn.silu(self.gate(x)) * self.up(x))
 
 
 class _Attention(nnx.Module):
-    def __init__(self, config: LlamaConfig, linear: Callable[..., nnx.Linear]):
+    def __init__(self, config: LlamaConfig, project: Callable[..., nnx.Linear]):
         width = config.num_attention_heads * config.head_dim
         kv_width = config.num_key_value_heads * config.head_dim
         self.config = config
-        self.q = linear(config.hidden_size, width, use_bias=config.qkv_bias)
-        self.k = linear(config.hidden_size, kv_width, use_bias=config.qkv_bias)
-        self.v = linear(config.hidden_size, kv_width, use_bias=config.qkv_bias)
-        self.o = linear(width, config.hidden_size)
+        self.q = project(config.hidden_size, width, use_bias=config.qkv_bias)
+        self.k = project(config.hidden_size, kv_width, use_bias=config.qkv_bias)
+        self.v = project(config.hidden_size, kv_width, use_bias=config.qkv_bias)
+        self.o = project(width, config.hidden_size)
 
     def __call__(self, x, rope, own_mask, caches):
         kv_heads, head_dim = self.config.num_key_value_heads, self.config.head_dim
         batch, length, _ = x.shape
-        q = _rotate(self.q(x).reshape(batch, length, -1, head_dim), rope)
-        k = _rotate(self.k(x).reshape(batch, length, kv_heads, head_dim), rope)
+        q = rotate(self.q(x).reshape(batch, length, -1, head_dim), rope)
+        k = rotate(self.k(x).reshape(batch, length, kv_heads, head_dim), rope)
         v = self.v(x).reshape(batch, length, kv_heads, head_dim)
+        if not caches:
+            attended = jax.nn.dot_product_attention(q, k, v, mask=own_mask[:, None])
+            return self.o(attended.reshape(batch, length, -1)), (k, v)
         q = q.reshape(batch, length, kv_heads, -1, head_dim)  # heads that share keys are neighbours
-        parts = [_attend(q, k, v, own_mask)]
+        parts = [attend(q, k, v, own_mask)]
         for keys, values, mask in caches:
             # All rows that share a row of the cache become queries of it, so that it is never repeated.
             shared = q.reshape(keys.shape[0], -1, *q.shape[2:])
-            part = _attend(shared, keys, values, mask[:, None, :])
-            parts.append(_Part(*(array.reshape(batch, length, *array.shape[2:]) for array in part)))
-        attended = _joint_softmax(parts).astype(x.dtype)
+            part = attend(shared, keys, values, mask[:, None, :])
+            parts.append(Part(*(array.reshape(batch, length, *array.shape[2:]) for array in part)))
+        attended = joint_softmax(parts).astype(x.dtype)
         return self.o(attended.reshape(batch, length, -1)), (k, v)
-
-
-class _Part(NamedTuple):
-    """Attention to one source of keys, its softmax left open; float32.
-
-    Attributes:
-      values: the sum of the values, each times exp(score - largest); shape (b, n, kv heads, group, head_dim).
-      largest: the largest score; shape (b, n, kv heads, group, 1).
-      total: the sum of the exponentials; as `largest`.
-    """
-
-    values: jax.Array
-    largest: jax.Array
-    total: jax.Array
-
-
-def _attend(q, k, v, mask) -> _Part:
-    """Attends from q, shape (b, n, kv heads, group, head_dim), to k and v, shape (b, s, kv heads, head_dim).
-
-    The mask, shape (b or 1, n or 1, s), is true where attention is allowed.
-    """
-    scores = jnp.einsum("bnhgd,bshd->bhgns", q, k, preferred_element_type=jnp.float32)
-    scores = jnp.where(mask[:, None, None], scores / math.sqrt(q.shape[-1]), jnp.finfo(jnp.float32).min)
-    largest = lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True))
-    weights = jnp.exp(scores - largest)
-    total = jnp.sum(weights, axis=-1, keepdims=True)
-    values = jnp.einsum("bhgns,bshd->bnhgd", weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
-    return _Part(values, jnp.moveaxis(largest, 3, 1), jnp.moveaxis(total, 3, 1))
-
-
-def _joint_softmax(parts: Sequence[_Part]) -> jax.Array:
-    """Closes the softmax over the keys of all sources together."""
-    largest = reduce(jnp.maximum, [part.largest for part in parts])
-    weights = [jnp.exp(part.largest - largest) for part in parts]
-    values = reduce(jnp.add, [weight * part.values for weight, part in zip(weights, parts, strict=True)])
-    return values / reduce(jnp.add, [weight * part.total for weight, part in zip(weights, parts, strict=True)])
-
-
-def _rotate(x, rope):
-    """Turns the pairs (i, i + head_dim / 2) of x, shape (b, t, heads, head_dim)."""
-    cos, sin = rope
-    first, second = jnp.split(x, 2, axis=-1)
-    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
-
-
-def _rope(config: LlamaConfig, positions, dtype):
-    """Cosines and sines of the angles, in the dtype asked for; each of shape (b or 1, t, 1, head_dim / 2)."""
-    angles = positions[..., None, None].astype(jnp.float32) * _frequencies(config, positions)
-    return jnp.cos(angles).astype(dtype), jnp.sin(angles).astype(dtype)
-
-
-def _frequencies(config: LlamaConfig, positions):
-    """Radians per position of each pair, shape (head_dim / 2,), float32."""
-    exponents = np.arange(0, config.head_dim, 2) / config.head_dim
-    frequencies = config.rope_theta**-exponents
-    scaling = config.rope_scaling
-    if scaling is None:
-        return jnp.asarray(frequencies, jnp.float32)
-    if scaling.kind == "linear":
-        return jnp.asarray(frequencies / scaling.factor, jnp.float32)
-    if scaling.kind == "dynamic":
-        longest = jnp.maximum(jnp.max(positions) + 1, config.max_position_embeddings).astype(jnp.float32)
-        growth = scaling.factor * longest / config.max_position_embeddings - (scaling.factor - 1)
-        # theta grows by growth^(d / (d - 2)); what that does to each frequency is a power of growth alone
-        powers = exponents * config.head_dim / (config.head_dim - 2)
-        return jnp.asarray(frequencies, jnp.float32) * growth ** -jnp.asarray(powers, jnp.float32)
-    low, high = scaling.low_freq_factor, scaling.high_freq_factor
-    turns = scaling.original_max_position_embeddings * frequencies / (2 * np.pi)  # in the context of pretraining
-    kept = np.clip((turns - low) / (high - low), 0, 1)  # 1 for the fast pairs, 0 for the slow ones
-    return jnp.asarray(frequencies * (kept + (1 - kept) / scaling.factor), jnp.float32)

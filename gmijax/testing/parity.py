@@ -3,13 +3,17 @@
     python -m gmijax.testing.parity FOLDER...
 
 A folder holds a checkpoint, `inputs.safetensors` (what the original was called with), and `expected.safetensors` (what
-it gave): tensors over tokens, of shape (batch, length, ...), the scalar `loss`, and `valid_mask`, of shape (batch,
-length), which is 1 where tensors over tokens are to be compared. Names are our hook points, and `logits`.
+it gave). Names are our hook points (`vision_hidden_i`, `vision_block_i` and `vision_features` are understood too), and
+  - `logits`, and the scalar `loss`: the mean next-token cross-entropy over all labels that are not -100;
+  - `grad_adapter_output`: its gradient with respect to `adapter_output`;
+  - `fused_labels`: the labels at their columns of the merged sequence;
+  - `valid_mask`, of shape (batch, length), which is 1 where `logits` and the states of the decoder are to be compared.
 A `config.v5.json` beside `config.json` holds the same config in the naming of transformers 5.
 """
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -19,14 +23,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array
 from safetensors.numpy import load_file
 
 from gmijax.checkpoints import load_model
-from gmijax.checkpoints._registry import find_family
+from gmijax.checkpoints._load import resolve
 from gmijax.checkpoints._safetensors import read_json
-from gmijax.checkpoints._source import open_checkpoint
-from gmijax.models import Llama
+from gmijax.models import Composed, Llama, ViT, WhisperEncoder
+from gmijax.scoring import next_token_loss
 
 TOLERANCE = 1e-4
 
@@ -57,12 +61,13 @@ class Parity(NamedTuple):
         return not self.errors and self.worst <= self.tolerance
 
 
-def check_folder(folder: str | Path, *, tolerance: float = TOLERANCE) -> Parity:
-    """Loads the checkpoint in float32, runs it on the recorded inputs and compares with the recorded outputs.
+def check_folder(folder: str | Path, *, tolerance: float = TOLERANCE, dtype: str = "float32") -> Parity:
+    """Loads the checkpoint, runs it on the recorded inputs and compares with the recorded outputs.
 
     Args:
       folder: see the module.
       tolerance: the largest absolute difference that passes.
+      dtype: of the parameters and the activations.
 
     Returns:
       The differences; what cannot be read or run is in `errors`, and is not raised.
@@ -78,14 +83,15 @@ def check_folder(folder: str | Path, *, tolerance: float = TOLERANCE) -> Parity:
             expected["loss"] = expected["loss"].reshape(())  # stored as () or as (1,)
         valid = expected.pop("valid_mask", None)
         with jax.default_matmul_precision("highest"):
-            found = _run(load_model(folder), inputs, expected)
+            found = _run(load_model(folder, dtype=dtype), inputs, expected)
         for name, reference in expected.items():
             if name not in found:
                 errors.append(f"{name}: expected, but this model cannot produce it from these inputs")
             elif found[name].shape != reference.shape:
                 errors.append(f"{name}: has shape {found[name].shape}, expected {reference.shape}")
             else:
-                differences[name] = _largest_difference(found[name], reference, valid)
+                over_text = name in ("inputs_embeds", "logits") or name.startswith("llm_")
+                differences[name] = _largest_difference(found[name], reference, valid if over_text else None)
         if not expected:
             errors.append("expected.safetensors holds nothing to compare")
     except Exception as error:  # noqa: BLE001 - whatever fails in one folder, the others are still compared
@@ -97,8 +103,8 @@ def _config_differences(folder: Path) -> list[str]:
     """Whether config.json and config.v5.json, if there is one, resolve to the same config."""
     if not (folder / "config.v5.json").exists():
         return []
-    family = find_family(open_checkpoint(folder))
-    old, new = (family.config.from_hf(read_json(folder / name)) for name in ("config.json", "config.v5.json"))
+    old = resolve(folder)[-1]
+    new = resolve(folder, config=read_json(folder / "config.v5.json"))[-1]
     return [
         f"{name} is {value!r} by config.json and {getattr(new, name)!r} by config.v5.json"
         for name, value in vars(old).items()
@@ -124,36 +130,82 @@ def _run(model: nnx.Module, inputs: dict[str, np.ndarray], names: Iterable[str])
 
 
 def _run_llama(model: Llama, inputs: dict[str, np.ndarray], names: set[str]) -> dict[str, Array]:
-    unknown = inputs.keys() - {"input_ids", "attention_mask", "labels"}
-    if unknown:
-        raise ValueError(f"inputs.safetensors holds {', '.join(sorted(unknown))}, which a Llama is not called with")
-    if "input_ids" not in inputs:
-        raise ValueError("inputs.safetensors holds no input_ids")
-    mask = inputs.get("attention_mask")
-    output = model(
-        jnp.asarray(inputs["input_ids"], jnp.int32),
-        attention_mask=None if mask is None else jnp.asarray(mask, jnp.int32),
-        hook_points=[name for name in model.hook_points if name in names],
-    )
+    text = _take_text(model, inputs)
+    labels = text.pop("labels", None)
+    output = model(**text, hook_points=[name for name in model.hook_points if name in names])
     assert output.logits is not None
     found = {**output.hidden_states, "logits": output.logits}
-    if "labels" in inputs:
-        found["loss"] = _next_token_loss(output.logits, jnp.asarray(inputs["labels"], jnp.int32))
+    if labels is not None:
+        found["loss"] = next_token_loss(output.logits, labels)
     return found
 
 
-def _next_token_loss(
-    logits: Float[Array, "batch length vocabulary"], labels: Int[Array, "batch length"]
-) -> Float[Array, ""]:
-    """Mean cross-entropy in nats of the next label, over all that are not -100."""
-    targets = labels[:, 1:]
-    counted = targets != -100
-    log_p = jax.nn.log_softmax(logits[:, :-1].astype(jnp.float32))
-    chosen = jnp.take_along_axis(log_p, jnp.where(counted, targets, 0)[..., None], axis=-1)[..., 0]
-    return -jnp.sum(chosen, where=counted) / jnp.sum(counted)
+def _run_composed(model: Composed, inputs: dict[str, np.ndarray], names: set[str]) -> dict[str, Array]:
+    text = _take_text(model, inputs, model.Media._fields)
+    labels = text.pop("labels", None)
+    given = {name: jnp.asarray(inputs[name]) for name in model.Media._fields if name in inputs}
+    media = model.Media(**given) if given else None
+    places = {name: _hook_point(name) for name in names if _hook_point(name) in model.hook_points}
+    output = model(**text, media=media, hook_points=sorted({*places.values()}))
+    assert output.logits is not None
+    assert output.layout is not None
+    found = {name: output.hidden_states[place] for name, place in places.items()}
+    found["logits"] = output.logits
+    if labels is None:
+        return found
+    found["fused_labels"] = output.layout.place_labels(labels)
+    found["loss"] = next_token_loss(output.logits, found["fused_labels"])
+    if media is not None and "grad_adapter_output" in names:
+
+        def loss(soft_tokens):
+            result = model(**text, media=media, soft_tokens=soft_tokens)
+            assert result.logits is not None
+            assert result.layout is not None
+            return next_token_loss(result.logits, result.layout.place_labels(labels))
+
+        found["grad_adapter_output"] = jax.grad(loss)(model.soft_tokens(media).values)
+    return found
 
 
-_RUNNERS: dict[type[nnx.Module], Callable] = {Llama: _run_llama}
+def _take_text(model: nnx.Module, inputs: dict[str, np.ndarray], others: Iterable[str] = ()) -> dict[str, Any]:
+    """The inputs that every model has."""
+    text = ("input_ids", "attention_mask", "labels")
+    unknown = inputs.keys() - {*text, *others}
+    kind = type(model).__name__
+    if unknown:
+        raise ValueError(f"inputs.safetensors holds {', '.join(sorted(unknown))}, which a {kind} is not called with")
+    if "input_ids" not in inputs:
+        raise ValueError("inputs.safetensors holds no input_ids")
+    return {name: jnp.asarray(inputs[name], jnp.int32) for name in text if name in inputs}
+
+
+def _hook_point(name: str) -> str:
+    """Our name of a place that the fixtures name as transformers or timm count."""
+    if name == "vision_features":
+        return "adapter_input"
+    if name == "vision_hidden_0":
+        return "encoder_inputs"
+    if hidden := re.fullmatch(r"vision_hidden_(\d+)", name):
+        return f"encoder_hidden_{int(hidden[1]) - 1}"
+    return re.sub(r"^vision_block_(\d+)$", r"encoder_hidden_\1", name)
+
+
+def _run_encoder(model: ViT | WhisperEncoder, inputs: dict[str, np.ndarray], names: set[str]) -> dict[str, Array]:
+    argument = "pixel_values" if isinstance(model, ViT) else "input_features"
+    unknown, kind = inputs.keys() ^ {argument}, type(model).__name__
+    if unknown:
+        raise ValueError(
+            f"inputs.safetensors differs by {', '.join(sorted(unknown))} from what a {kind} is called with"
+        )
+    return model(inputs[argument], hook_points=[name for name in model.hook_points if name in names])
+
+
+_RUNNERS: dict[type[nnx.Module], Callable] = {
+    Llama: _run_llama,
+    Composed: _run_composed,
+    ViT: _run_encoder,
+    WhisperEncoder: _run_encoder,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

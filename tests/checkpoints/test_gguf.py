@@ -1,4 +1,5 @@
 import dataclasses
+from pathlib import Path
 
 import gguf
 import jax
@@ -7,6 +8,7 @@ import pytest
 from flax import nnx
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.numpy import load_file
 
 from gmijax.checkpoints import CheckpointError, load_model, open_checkpoint
 from gmijax.checkpoints._gguf import llama3_scaling, unpermute
@@ -132,6 +134,35 @@ def test_the_model_is_that_of_the_original(write_gguf, fields, content, llama31)
     for (path, leaf), (other, expected) in zip(*leaves, strict=True):
         assert path == other
         np.testing.assert_array_equal(leaf, expected, err_msg=str(path))
+
+
+def test_qwen2_keeps_its_rows_and_has_biases(write_gguf):
+    """llama.cpp leaves Qwen2's rows in HuggingFace's order; embeddings are tied in this one."""
+    folder = Path(__file__).parents[1] / "fixtures" / "tiny" / "qwen2"
+    stored = load_file(folder / "model.safetensors")
+    content = {}
+    for key, tensor in stored.items():
+        stem, kind = key.rsplit(".", 1)
+        if stem.startswith("model.layers."):
+            _, _, layer, inner = stem.split(".", 3)
+            content[f"blk.{layer}.{NAMES[inner]}.{kind}"] = tensor
+        else:
+            content[{"model.embed_tokens": "token_embd", "model.norm": "output_norm"}[stem] + f".{kind}"] = tensor
+    fields = {
+        "qwen2.block_count": 2,
+        "qwen2.context_length": 64,
+        "qwen2.embedding_length": 16,
+        "qwen2.feed_forward_length": 24,
+        "qwen2.attention.head_count": 4,
+        "qwen2.attention.head_count_kv": 2,
+        "qwen2.attention.layer_norm_rms_epsilon": 1e-5,
+        "qwen2.rope.freq_base": 10000.0,
+        "tokenizer.ggml.padding_token_id": 0,
+    }
+    found, original = load_model(write_gguf(fields, content, architecture="qwen2")), load_model(folder)
+    assert found.config == original.config
+    for a, b in zip(*(jax.tree.leaves(nnx.state(model)) for model in (found, original)), strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 def test_config(write_gguf, fields, content, config):

@@ -11,10 +11,12 @@ import pytest
 from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jax.tree_util import Partial
 from safetensors.numpy import load_file
 
 from gmijax.models import ConfigError, KVSegment, Llama, LlamaConfig, RopeScaling, llama
 from gmijax.scoring import next_token_loss
+from gmijax.testing import parity
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 
@@ -99,6 +101,14 @@ def test_equals_the_original(name, config_name, jitted):
         np.testing.assert_allclose(np.asarray(value)[valid], expected[key][valid], rtol=0, atol=5e-5, err_msg=key)
     loss = next_token_loss(output.logits, inputs["labels"])
     np.testing.assert_allclose(loss, expected["loss"][0], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["llama_mqa_tied", "llama_mha_wide", "llama_linear", "llama_dynamic", "qwen2"])
+def test_other_settings_equal_their_originals(name):
+    result = parity.check_folder(FIXTURES / "tiny" / name, tolerance=1e-5)
+    assert result.errors == []
+    assert result.passed, result.differences
+    assert {"llm_hidden_0", "llm_final", "logits", "loss"} <= result.differences.keys()
 
 
 # An independent float64 forward pass, for configurations beyond the fixtures
@@ -306,7 +316,31 @@ def test_token_logits_are_those_of_unembed():
         np.testing.assert_allclose(model.token_logits(hidden, ids), chosen, rtol=0, atol=1e-5)
 
 
-# Hook points
+# Hook points and interventions
+
+
+def test_an_intervention_is_applied_where_it_says(grouped):
+    """Replacing the output of a layer by that of another run makes the rest the other run's."""
+    ids, others = np.random.default_rng(0).integers(0, 61, (2, 1, 7))
+    donor = forward(grouped, others, hook_points=("llm_hidden_1",))
+    swap = Partial(lambda new, _: new, donor.hidden_states["llm_hidden_1"])
+    swapped = grouped(ids, hook_points=("llm_hidden_0", "llm_hidden_1"), interventions={"llm_hidden_1": swap})
+    np.testing.assert_allclose(swapped.logits, donor.logits, rtol=0, atol=1e-6)
+    np.testing.assert_array_equal(swapped.hidden_states["llm_hidden_1"], donor.hidden_states["llm_hidden_1"])
+    plain = forward(grouped, ids, hook_points=("llm_hidden_0",))
+    np.testing.assert_allclose(swapped.hidden_states["llm_hidden_0"], plain.hidden_states["llm_hidden_0"], atol=1e-6)
+    with pytest.raises(ValueError, match="'llm_hidden_2' never fire"):
+        grouped(ids, hook_points=("llm_hidden_0",), logits=False, interventions={"llm_hidden_2": jnp.sin})
+
+
+def test_rematerialisation_changes_no_gradient(grouped):
+    soft = grouped.embed_tokens(np.random.default_rng(0).integers(0, 61, (1, 6)))
+
+    def loss(z, remat):
+        return jnp.tanh(grouped(soft_tokens=z, remat=remat).logits).sum()
+
+    plain, spared = (jax.jit(jax.grad(loss), static_argnums=1)(soft, remat) for remat in (False, True))
+    np.testing.assert_allclose(spared, plain, rtol=0, atol=1e-5 * float(jnp.abs(plain).max()))
 
 
 def test_hook_points_return_what_is_asked_and_stop_early(grouped):
@@ -432,92 +466,29 @@ def test_an_id_outside_the_vocabulary_is_loud(grouped):
 
 # Configurations
 
-LLAMA_31_8B = {
-    "architectures": ["LlamaForCausalLM"],
-    "attention_bias": False,
-    "attention_dropout": 0.0,
-    "bos_token_id": 128000,
-    "eos_token_id": 128001,
-    "hidden_act": "silu",
-    "hidden_size": 4096,
-    "initializer_range": 0.02,
-    "intermediate_size": 14336,
-    "max_position_embeddings": 131072,
-    "mlp_bias": False,
-    "model_type": "llama",
-    "num_attention_heads": 32,
-    "num_hidden_layers": 32,
-    "num_key_value_heads": 8,
-    "pretraining_tp": 1,
-    "rms_norm_eps": 1e-05,
-    "rope_scaling": {
-        "factor": 8.0,
-        "high_freq_factor": 4.0,
-        "low_freq_factor": 1.0,
-        "original_max_position_embeddings": 8192,
-        "rope_type": "llama3",
-    },
-    "rope_theta": 500000.0,
-    "tie_word_embeddings": False,
-    "torch_dtype": "bfloat16",
-    "use_cache": True,
-    "vocab_size": 128256,
-}
-VICUNA_7B = {
-    "architectures": ["LlamaForCausalLM"],
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-    "hidden_act": "silu",
-    "hidden_size": 4096,
-    "initializer_range": 0.02,
-    "intermediate_size": 11008,
-    "max_position_embeddings": 4096,
-    "model_type": "llama",
-    "num_attention_heads": 32,
-    "num_hidden_layers": 32,
-    "pad_token_id": 0,
-    "rms_norm_eps": 1e-05,
-    "tie_word_embeddings": False,
-    "torch_dtype": "float16",
-    "use_cache": True,
-    "vocab_size": 32000,
-}
+
+@pytest.mark.parametrize("name", ["llama-3.1-8b", "vicuna-7b-v1.5", "llava-1.5-7b-hf", "qwen2-audio-7b"])
+def test_published_configs_resolve_as_in_transformers(name):
+    """They are sparse: what they leave out are the defaults of transformers' classes."""
+    folder = FIXTURES / "config_parsing"
+    given = json.loads((folder / f"{name}.json").read_text())
+    expected = json.loads((folder / "expected.json").read_text())[name]["text"]
+    config = LlamaConfig.from_hf(given.get("text_config", given))
+    scaling = expected.pop("rope_scaling")
+    assert (expected.pop("hidden_act"), expected.pop("use_sliding_window")) == ("silu", False)
+    assert {field: getattr(config, field) for field in expected} == expected
+    if scaling is None:
+        assert config.rope_scaling is None
+    else:
+        assert config.rope_scaling == RopeScaling(scaling.pop("rope_type"), **scaling)
 
 
-def test_published_configs_resolve_as_in_transformers():
-    assert LlamaConfig.from_hf(LLAMA_31_8B) == LlamaConfig(
-        vocab_size=128256,
-        hidden_size=4096,
-        intermediate_size=14336,
-        num_hidden_layers=32,
-        num_attention_heads=32,
-        num_key_value_heads=8,
-        head_dim=128,
-        rms_norm_eps=1e-5,
-        max_position_embeddings=131072,
-        rope_theta=500000.0,
-        rope_scaling=RopeScaling("llama3", 8.0, 1.0, 4.0, 8192),
-        bos_token_id=128000,
-        eos_token_id=(128001,),
-    )
-    vicuna = LlamaConfig(
-        vocab_size=32000,
-        hidden_size=4096,
-        intermediate_size=11008,
-        num_hidden_layers=32,
-        num_attention_heads=32,
-        num_key_value_heads=32,
-        head_dim=128,
-        rms_norm_eps=1e-5,
-        max_position_embeddings=4096,
-        bos_token_id=1,
-        eos_token_id=(2,),
-        pad_token_id=0,
-    )
-    assert LlamaConfig.from_hf(VICUNA_7B) == vicuna
-    sparse = {"max_position_embeddings": 4096, "model_type": "llama", "rms_norm_eps": 1e-5, "vocab_size": 32064}
-    assert LlamaConfig.from_hf(sparse) == dataclasses.replace(vicuna, vocab_size=32064, pad_token_id=None)
+def test_an_empty_config_has_the_defaults():
     assert LlamaConfig.from_hf({}).rms_norm_eps == 1e-6
+    assert LlamaConfig.from_hf({}).eos_token_id == (2,)
+    qwen2 = LlamaConfig.from_hf({"model_type": "qwen2"})
+    assert (qwen2.vocab_size, qwen2.intermediate_size, qwen2.num_key_value_heads) == (151936, 22016, 32)
+    assert (qwen2.qkv_bias, qwen2.bos_token_id, qwen2.eos_token_id) == (True, None, ())
 
 
 @pytest.mark.parametrize("name", ["llama31", "llama31_shortrope"])
@@ -586,6 +557,8 @@ def test_a_bad_config_is_told_in_full():
         ({"num_hidden_layers": None}, "must be a int"),
         ({"tie_word_embeddings": 1}, "must be a bool"),
         ({"eos_token_id": ["2"]}, "eos_token_id"),
+        ({"model_type": "qwen2", "use_sliding_window": True}, "only False is supported"),
+        ({"model_type": "qwen2", "layer_types": ["sliding_attention"]}, "only 'full_attention' is supported"),
     ],
 )
 def test_contradictions_are_told(given, message):
