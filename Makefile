@@ -37,6 +37,9 @@ bench: $(VENV)/.stamp
 	$(BIN)/python benchmarks/rates.py
 	$(BIN)/python benchmarks/scoring.py
 	$(BIN)/python benchmarks/rates_blockwise.py
+	$(BIN)/python benchmarks/sensitivity.py
+	$(BIN)/python benchmarks/modes.py
+	$(BIN)/python benchmarks/probes.py
 
 clean:
 	rm -rf $(VENV) results dist build
