@@ -34,6 +34,7 @@ def test_a_checkpoint_is_converted(tmp_path):
     assert "int8 is not one of" in str(bad.exception)
 
 
+@pytest.mark.slow
 def test_parity_is_recorded(tmp_path):
     table, data = tmp_path / "parity.md", tmp_path / "parity.json"
     folders = [str(TINY / name) for name in ("qwen2", "clip")]

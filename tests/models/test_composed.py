@@ -18,7 +18,6 @@ from gmijax.scoring import next_token_loss
 from gmijax.testing import parity
 
 TINY = Path(__file__).parents[1] / "fixtures" / "tiny"
-NAMES = ["llava_full", "llava_layers", "prismatic_dinov2", "prismatic_siglip_rows"]
 TOKEN = 39  # LLaVA's placeholder
 
 
@@ -78,7 +77,13 @@ def test_published_names_of_prismatic_stand_for_sizes():
 # Parity with the originals
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("llava_full", "prismatic_siglip_rows"),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("llava_layers", "prismatic_dinov2")),
+    ],
+)
 def test_equals_its_original(name):
     result = parity.check_folder(TINY / name, tolerance=2e-5)
     assert result.errors == []
@@ -116,6 +121,7 @@ def test_padding_side_and_neighbours_change_nothing(llava, left, seed):
         np.testing.assert_allclose(states[0, columns], expected[name][0], rtol=0, atol=1e-5 * scale, err_msg=name)
 
 
+@pytest.mark.slow
 @settings(max_examples=6)
 @given(pads=st.lists(st.integers(0, 4), min_size=2, max_size=2))
 def test_padding_on_either_side_changes_nothing_in_prismatic(prismatic, pads):
@@ -212,12 +218,12 @@ def poison(model, part, layers=slice(None)):
 @pytest.mark.parametrize(
     ("names", "unused", "layers"),
     [
-        (("encoder_inputs",), "vision_tower.layers", slice(None)),
         (("encoder_hidden_0",), "vision_tower.layers", slice(1, None)),
-        (("encoder_output",), "projector", slice(None)),
+        pytest.param(("encoder_inputs",), "vision_tower.layers", slice(None), marks=pytest.mark.slow),
+        pytest.param(("encoder_output",), "projector", slice(None), marks=pytest.mark.slow),
         (("adapter_output",), "language_model", slice(None)),
         (("adapter_output", "llm_hidden_0"), "language_model.layers", slice(1, None)),
-        (("llm_hidden_1",), "language_model.norm", slice(None)),
+        pytest.param(("llm_hidden_1",), "language_model.norm", slice(None), marks=pytest.mark.slow),
     ],
 )
 def test_only_what_is_needed_runs(llava, names, unused, layers):
@@ -232,10 +238,12 @@ def test_only_what_is_needed_runs(llava, names, unused, layers):
 @pytest.mark.parametrize(
     "name",
     [
-        *("encoder_hidden_0", "adapter_output", "llm_hidden_0"),
+        "adapter_output",
         *(
             pytest.param(name, marks=pytest.mark.slow)
             for name in (
+                "encoder_hidden_0",
+                "llm_hidden_0",
                 "encoder_inputs",
                 "encoder_hidden_1",
                 "adapter_input",
@@ -271,6 +279,7 @@ def test_soft_tokens_stand_for_the_adapters_output(llava):
     np.testing.assert_allclose(given_tokens.logits, edited.logits, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_an_edit_changes_later_positions_only(llava):
     model, ids, mask, media, _, _ = llava
 
@@ -324,7 +333,8 @@ def test_other_arrays_in_an_intervention_compile_nothing_anew(llava):
 # Gradients
 
 
-@pytest.mark.parametrize("name", ["llava_layers", pytest.param("prismatic_siglip_rows", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["llava_layers", "prismatic_siglip_rows"])
 def test_rematerialisation_changes_no_gradient(name):
     model, ids, mask, media, labels, expected = read(name)
 
@@ -338,6 +348,7 @@ def test_rematerialisation_changes_no_gradient(name):
         np.testing.assert_allclose(gradient, expected["grad_adapter_output"], rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_half_precision_is_close(llava):
     _, ids, mask, media, _, expected = llava
     half = models.load(TINY / "llava_full", dtype=jnp.bfloat16)
