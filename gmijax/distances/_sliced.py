@@ -66,7 +66,10 @@ def _one_direction(xp: ModuleType, place: Numbers, signed: Numbers) -> tuple[Num
         gaps @ abs(_cumulated(xp, signed[order, start : start + width], axis=0))
         for start in range(0, signed.shape[1], width)
     ]
-    slopes = xp.sign(_cumulated(xp, signed[order, 0], axis=0)) * gaps
+    levels = _cumulated(xp, signed[order, 0], axis=0)
+    # Where the laws' levels meet, their difference is rounding, which has no sign: there the potential is flat.
+    rounding = 4 * levels.shape[0] * xp.finfo(signed.dtype).eps * xp.max(abs(signed[:, 0]))
+    slopes = xp.where(abs(levels) > rounding, xp.sign(levels), 0) * gaps
     after = xp.concatenate([xp.cumsum(slopes[::-1])[::-1], xp.zeros(1, slopes.dtype)])
     return xp.concatenate(parts), _unsorted(xp, order, after.astype(place.dtype))
 

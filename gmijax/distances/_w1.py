@@ -120,7 +120,7 @@ def w1(
     As an estimate of the distance of the laws it is biased up, by about n^(-1/d) in d dimensions: E value >= W1 of
     the laws always, and two samples of one law are far apart (`null`, `split_half`). The interval is therefore one
     for the expected value at these sample sizes: its upper end also bounds the laws' W1, its lower end does not.
-    Measured coverage is in docs/distances.md. All intervals fail at the null, where W1 is not smooth: read p_value.
+    All intervals fail at the null, where W1 is not smooth: read p_value.
 
     "subsample" takes the standard error from half-samples drawn without replacement (Shao and Wu 1989,
     10.1214/aos/1176347263), "dual" from the variance of the Kantorovich potentials, the limit of the dual-linearised
