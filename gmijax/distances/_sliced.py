@@ -67,9 +67,8 @@ def _one_direction(xp: ModuleType, place: Numbers, signed: Numbers) -> tuple[Num
         for start in range(0, signed.shape[1], width)
     ]
     levels = _cumulated(xp, signed[order, 0], axis=0)
-    # Where the laws' levels meet, their difference is rounding, which has no sign: there the potential is flat.
-    rounding = 4 * levels.shape[0] * xp.finfo(signed.dtype).eps * xp.max(abs(signed[:, 0]))
-    slopes = xp.where(abs(levels) > rounding, xp.sign(levels), 0) * gaps
+    # Where the laws are level but for rounding, mass moves for nothing either way.
+    slopes = xp.where(abs(levels) > 8 * np.finfo(place.dtype).eps, xp.sign(levels), 0) * gaps
     after = xp.concatenate([xp.cumsum(slopes[::-1])[::-1], xp.zeros(1, slopes.dtype)])
     return xp.concatenate(parts), _unsorted(xp, order, after.astype(place.dtype))
 
@@ -119,8 +118,8 @@ def _unit(xp: ModuleType, vectors: Numbers) -> Numbers:
 
 @partial(jax.jit, static_argnames=("number", "dimensions", "dtype"))
 def random_directions(number: int, dimensions: int, dtype: Any, *, key: Array) -> Float[Array, "number dimensions"]:
-    """Uniform random unit vectors."""
-    return _unit(jnp, jax.random.normal(key, (number, dimensions), dtype))
+    """Uniform random unit vectors, the same ones whatever the precision."""
+    return _unit(jnp, jax.random.normal(key, (number, dimensions), jnp.float32).astype(dtype))
 
 
 def sliced_w1(
