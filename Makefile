@@ -4,6 +4,9 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 # Tests and demo run on the CPU unless the caller says otherwise.
 export JAX_PLATFORMS ?= cpu
+# Most of the tests' time is compilation, and much of it of one program in several tests and processes.
+test test-quick: export JAX_COMPILATION_CACHE_DIR ?= $(abspath $(VENV))/jax-cache
+test test-quick: export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.3
 
 .PHONY: demo test test-quick lint types bench clean
 
