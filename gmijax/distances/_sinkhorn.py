@@ -74,8 +74,8 @@ def _solve(
 
     f, g = (jnp.zeros_like(a), jnp.zeros_like(b)) if start is None else start
     _, f, g, error = lax.while_loop(running, round_of, (jnp.zeros((), jnp.int32), f, g, jnp.asarray(jnp.inf, a.dtype)))
-    # Potentials of which one follows from the other: the entropic value's error is then of second order in theirs.
-    g = update_g(f, epsilon)
+    if not symmetric:
+        g = update_g(f, epsilon)
     return _Potentials(f, g, error)
 
 
