@@ -1,7 +1,9 @@
 """The front doors' checks. Values are checked where they are known; under a trace only shapes can be."""
 
+from functools import partial
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
@@ -117,11 +119,12 @@ def check_pair(
     if first.shape[1] != second.shape[1]:
         raise ValueError(f"x and y have {first.shape[1]} and {second.shape[1]} dimensions: not one space")
     dtype = jnp.result_type(first.dtype, second.dtype)
+    return first.astype(dtype), second.astype(dtype), _mean_one(mass_x, dtype), _mean_one(mass_y, dtype)
 
-    def mean_one(mass: Array) -> Array:
-        return (mass * (jnp.sum(mass > 0) / jnp.sum(mass))).astype(dtype)
 
-    return first.astype(dtype), second.astype(dtype), mean_one(mass_x), mean_one(mass_y)
+@partial(jax.jit, static_argnames="dtype")
+def _mean_one(mass: Array, dtype: Any) -> Array:
+    return (mass * (jnp.sum(mass > 0) / jnp.sum(mass))).astype(dtype)
 
 
 def count_rows(weights: Array) -> int:

@@ -36,6 +36,8 @@ from gmijax.distances._pooled import (
 from gmijax.distances._projection import project
 from gmijax.stats import Interval
 
+SAMPLE = 256  # rows of either law that tell the kernel's level
+
 
 def _negative_distance(squared: Array, _: Array) -> Array:
     """-|x - y|: with it the MMD^2 is the energy distance (Sejdinovic et al. 2013, 10.1214/13-AOS1140)."""
@@ -52,7 +54,7 @@ def _bootstrap_counts(weights: Array, draws: int, *, key: Array) -> Float[Array,
     return jnp.zeros((draws, weights.shape[0]), weights.dtype).at[lines, order[picks]].add(drawn[None, :])
 
 
-def _bootstrap_statistics(forms: Forms, counts_x: Array, counts_y: Array, diagonal: float) -> Array:
+def _bootstrap_statistics(forms: Forms, counts_x: Array, counts_y: Array, diagonal: Array) -> Array:
     """The paper's bootstrap: of the resampled matrix only the diagonal is left out, so a row's copies pair up."""
     n, m = jnp.sum(counts_x, axis=1), jnp.sum(counts_y, axis=1)
     copies_x = diagonal * (jnp.sum(counts_x**2, axis=1) - n)
@@ -71,17 +73,25 @@ def _estimate(x, y, weights_x, weights_y, bandwidths, *, kind, permutations, dra
     counts_y = _bootstrap_counts(weights_y, draws, key=resample_y)
     if draws:
         lines = jnp.concatenate([lines, jnp.concatenate([counts_x, counts_y], axis=1)])
-    rows = x.shape[0] + y.shape[0]
-    if rows <= DENSE:
-        points = jnp.concatenate([x, y]) - pooled_mean(x, y, weights_x, weights_y)
+    centre = pooled_mean(x, y, weights_x, weights_y)
+    squared = None
+    if x.shape[0] + y.shape[0] <= DENSE:
+        points = jnp.concatenate([x, y]) - centre
         squared = squared_distances(points, points)
-        if bandwidths is None:
-            bandwidths = median_of(squared, jnp.concatenate([weights_x, weights_y]) > 0)[None]
-        forms = dense_forms(squared, weights_x, weights_y, lines, kernel, bandwidths)
+    if bandwidths is None and squared is not None:
+        bandwidths = median_of(squared, jnp.concatenate([weights_x, weights_y]) > 0)[None]
+    elif bandwidths is None:
+        bandwidths = median_distance([x, y], [weights_x, weights_y], key=median_key)[None]
+    # A constant on all pairs cancels in every statistic; taken off beforehand it takes no digits along.
+    typical = jnp.mean(kernel(squared_distances(x[:SAMPLE] - centre, y[:SAMPLE] - centre), bandwidths))
+
+    def lowered(squared, bandwidths):
+        return kernel(squared, bandwidths) - typical
+
+    if squared is not None:
+        forms = dense_forms(squared, weights_x, weights_y, lines, lowered, bandwidths)
     else:
-        if bandwidths is None:
-            bandwidths = median_distance([x, y], [weights_x, weights_y], key=median_key)[None]
-        forms = tiled_forms(x, y, weights_x, weights_y, lines, kernel, bandwidths)
+        forms = tiled_forms(x, y, weights_x, weights_y, lines, lowered, bandwidths)
     split = labels.first.shape[0]
     observed = forms._replace(xx=forms.xx[:split], xy=forms.xy[:split], yy=forms.yy[:split])
     statistics = unbiased_statistics(observed, weights_x, weights_y, labels)
@@ -89,7 +99,7 @@ def _estimate(x, y, weights_x, weights_y, bandwidths, *, kind, permutations, dra
     result = summary(statistics, permutations, standard_error=deviation, level=level)
     if draws:
         resampled = forms._replace(xx=forms.xx[split:], xy=forms.xy[split:], yy=forms.yy[split:])
-        replicates = _bootstrap_statistics(resampled, counts_x, counts_y, float(bandwidths.shape[0]))
+        replicates = _bootstrap_statistics(resampled, counts_x, counts_y, bandwidths.shape[0] - typical)
         tails = jnp.asarray([0.5 - 0.5 * level, 0.5 + 0.5 * level], replicates.dtype)
         result["standard_error"] = jnp.std(replicates, ddof=1)
         result["interval"] = Interval(*jnp.quantile(replicates, tails))

@@ -20,6 +20,7 @@ from gmijax.distances._checks import check_common, check_count, check_pair, coun
 from gmijax.distances._distance import Distance
 from gmijax.distances._draws import label_lines
 from gmijax.distances._inference import summary, weighted_variance
+from gmijax.distances._pooled import pooled_mean
 from gmijax.distances._projection import project
 
 TOGETHER = 16  # directions projected to by one matrix product
@@ -106,9 +107,24 @@ def _device_slices(x: Array, y: Array, signed: Array, directions: Array) -> tupl
     return values.reshape(-1, signed.shape[1])[:number], potential / number
 
 
-def _influence_variance(potential: Array, weights_x: Array, weights_y: Array) -> Array:
-    n = weights_x.shape[0]
-    return weighted_variance(potential[:n], weights_x) + weighted_variance(potential[n:], weights_y)
+@partial(jax.jit, static_argnames="permutations")
+def _signed_lines(weights_x: Array, weights_y: Array, permutations: int, *, key: Array) -> Array:
+    return label_lines(weights_x, weights_y, permutations, key=key).signed()
+
+
+@jax.jit
+def _centred(x: Array, y: Array, weights_x: Array, weights_y: Array) -> Array:
+    return jnp.concatenate([x, y]) - pooled_mean(x, y, weights_x, weights_y)
+
+
+@partial(jax.jit, static_argnames=("permutations", "level"))
+def _summary(values: Array, potential: Array, weights_x: Array, weights_y: Array, *, permutations: int, level: float):
+    """The fields of a `Distance` from values by direction and line; several directions are a sample of their law."""
+    n, directions = weights_x.shape[0], values.shape[0]
+    variance = weighted_variance(potential[:n], weights_x) + weighted_variance(potential[n:], weights_y)
+    if directions > 1:
+        variance += jnp.var(values[:, 0], ddof=1) / directions
+    return summary(jnp.mean(values, axis=0), permutations, standard_error=jnp.sqrt(variance), level=level)
 
 
 def _unit(xp: ModuleType, vectors: Numbers) -> Numbers:
@@ -167,12 +183,11 @@ def sliced_w1(
     x, y, weights_x, weights_y = check_pair(x, y, weights_x, weights_y)
     x, y, discarded = project(x, y, weights_x, weights_y, projection)
     label_key, direction_key = jax.random.split(key)
-    signed = label_lines(weights_x, weights_y, permutations, key=label_key).signed()
+    signed = _signed_lines(weights_x, weights_y, permutations, key=label_key)
     vectors = random_directions(directions, x.shape[1], x.dtype, key=direction_key)
     slices = _host_slices if _on_host(x, y, signed) else _device_slices
     values, potential = (jnp.asarray(part, x.dtype) for part in slices(x, y, signed.T, vectors))
-    variance = _influence_variance(potential, weights_x, weights_y) + jnp.var(values[:, 0], ddof=1) / directions
-    parts = summary(jnp.mean(values, axis=0), permutations, standard_error=jnp.sqrt(variance), level=level)
+    parts = _summary(values, potential, weights_x, weights_y, permutations=permutations, level=level)
     return Distance(
         **parts, discarded=discarded, n=count_rows(weights_x), m=count_rows(weights_y),
         name=f"sliced W1 ({directions} directions)", given=given, space=space, level=level,
@@ -302,15 +317,13 @@ def max_sliced_w1(
     x, y, weights_x, weights_y = check_pair(x, y, weights_x, weights_y)
     x, y, discarded = project(x, y, weights_x, weights_y, projection)
     label_key, start_key = jax.random.split(key)
-    signed = label_lines(weights_x, weights_y, permutations, key=label_key).signed()
-    points = jnp.concatenate([x, y])
-    points = points - jnp.mean(points, axis=0)
+    signed = _signed_lines(weights_x, weights_y, permutations, key=label_key)
+    points = _centred(x, y, weights_x, weights_y)
     others = random_directions(starts - 1, x.shape[1], x.dtype, key=start_key)
     search = _host_search if _on_host(points, signed) else _device_search
     values, potential = (jnp.asarray(part, x.dtype) for part in search(points, signed, others, iterations))
-    deviation = jnp.sqrt(_influence_variance(potential, weights_x, weights_y))
     return Distance(
-        **summary(values, permutations, standard_error=deviation, level=level),
+        **_summary(values[None], potential, weights_x, weights_y, permutations=permutations, level=level),
         discarded=discarded, n=count_rows(weights_x), m=count_rows(weights_y),
         name=f"max-sliced W1 (searched, {starts} starts)", given=given, space=space, level=level,
     )  # fmt: skip
