@@ -14,6 +14,13 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("gmijax")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _forget_programs():
+    """A compiled program holds a dozen memory maps, and a process may have 65,530: a worker that kept all would crash."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture
 def x64():
     """Float64 inside one test."""
