@@ -7,6 +7,10 @@ export JAX_PLATFORMS ?= cpu
 # Most of the tests' time is compilation, and much of it of one program in several tests and processes.
 test test-quick: export JAX_COMPILATION_CACHE_DIR ?= $(abspath $(VENV))/jax-cache
 test test-quick: export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.3
+# The quick tests compile thousands of small programs and run each once or twice: XLA need not try hard. The slow tests
+# run as users run.
+LAZY_XLA = --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1 --xla_backend_optimization_level=0
+QUICK = XLA_FLAGS="$(LAZY_XLA)" $(BIN)/pytest -n 2 -m "not slow"
 
 .PHONY: demo test test-quick lint types bench clean
 
@@ -24,11 +28,11 @@ demo: $(VENV)/.stamp
 	$(BIN)/gmijax validate --quick --out results/demo
 
 test: $(VENV)/.stamp
-	$(BIN)/pytest -n 2 -m "not slow"
+	$(QUICK)
 	$(BIN)/pytest -n 2 -m slow
 
 test-quick: $(VENV)/.stamp
-	$(BIN)/pytest -n 2 -m "not slow"
+	$(QUICK)
 
 lint: $(VENV)/.stamp
 	$(BIN)/ruff check .

@@ -16,7 +16,7 @@ hypothesis.settings.load_profile("gmijax")
 
 @pytest.fixture(scope="module", autouse=True)
 def _forget_programs():
-    """A compiled program holds a dozen memory maps, and a process may have 65,530: a worker that kept all would crash."""
+    """Programs hold memory maps, a dozen each, and Linux grants 65,530: a worker that kept all would crash."""
     yield
     jax.clear_caches()
 

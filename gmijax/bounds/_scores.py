@@ -9,6 +9,7 @@ import numpy as np
 from jax.core import Tracer
 from numpy.typing import ArrayLike
 
+from gmijax._checks import is_concrete
 from gmijax.bounds._kernels import Law, coupled_shift, edit, inputs_shift, messages_shift
 from gmijax.bounds._result import SHARED, SHARED_CONTEXTS, Bound, Bracket, check_numbers
 
@@ -22,13 +23,9 @@ LABELS = {
 Parts = TypeVar("Parts", bound=tuple)
 
 
-def _concrete(*values: Any) -> bool:
-    return not any(isinstance(value, Tracer) for value in values)
-
-
 def _holds(condition: Callable[[np.ndarray], Any], values: Any) -> bool:
     """Whether all values satisfy a condition; values that cannot be seen are given the benefit of the doubt."""
-    return not _concrete(values) or bool(np.all(condition(np.asarray(values))))
+    return not is_concrete(values) or bool(np.all(condition(np.asarray(values))))
 
 
 def _law(scores: Any, messages: Any, weights: Any, suffix: str) -> Law:
@@ -64,7 +61,7 @@ def _law(scores: Any, messages: Any, weights: Any, suffix: str) -> Law:
 
 def _evaluate(kernel: Callable[..., Parts], first: Law, second: Law, scale: Any, **options: bool) -> Parts:
     """The kernel in float64 with plain numbers where values can be seen; under a trace, in the traced dtype."""
-    if _concrete(*first, *second, scale):
+    if is_concrete(*first, *second, scale):
         laws = (law._replace(scores=np.asarray(law.scores, np.float64)) for law in (first, second))
         with jax.enable_x64(True):
             return jax.tree.map(float, kernel(*laws, np.float64(scale), **options))
@@ -77,7 +74,7 @@ def _evaluate(kernel: Callable[..., Parts], first: Law, second: Law, scale: Any,
 
 
 def _check_scale(scale: Any) -> Any:
-    if not _concrete(scale):
+    if not is_concrete(scale):
         return scale
     return check_numbers(scale=scale)[0]
 
@@ -90,7 +87,7 @@ def _pair(scores: tuple[Any, Any], messages: tuple[Any, Any], weights: tuple[Any
             f"scores_text has {len(text.scores)} messages and scores_modal {len(modal.scores)}: rows are messages, "
             "the same ones under both laws"
         )
-    if not _concrete(*text, *modal):
+    if not is_concrete(*text, *modal):
         return text, modal, None
     before, after = (np.bincount(law.carried, law.masses, len(law.scores)) for law in (text, modal))
     return text, modal, bool(np.allclose(before, after, rtol=0, atol=SAME_SHARES))

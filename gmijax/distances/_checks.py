@@ -6,39 +6,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 from jaxtyping import Array, Float
 from numpy.typing import ArrayLike
 
+from gmijax._checks import check_choice, check_count, check_level, is_concrete
+
 GIVEN = ("(c, y)", "c", "none")
-
-
-def is_concrete(*arrays: Any) -> bool:
-    """Whether all values are known, that is, none is being traced."""
-    return not any(isinstance(array, Tracer) for array in arrays)
-
-
-def check_choice(value: Any, choices: tuple[str, ...], name: str) -> None:
-    """One of a few words."""
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
 
 
 def check_given(given: str) -> None:
     """What both laws are conditioned on."""
     check_choice(given, GIVEN, "given")
-
-
-def check_level(level: float) -> None:
-    """A coverage strictly between 0 and 1."""
-    if not 0 < level < 1:
-        raise ValueError(f"level must lie strictly between 0 and 1, got {level}")
-
-
-def check_count(value: int, least: int, name: str) -> None:
-    """A whole number of at least `least`."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-        raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
 
 
 def check_positive(value: Any, name: str) -> None:

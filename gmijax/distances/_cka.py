@@ -10,8 +10,9 @@ from jax import lax
 from jaxtyping import Array, Bool, Float
 from numpy.typing import ArrayLike
 
+from gmijax._checks import check_choice
 from gmijax.distances._bandwidth import gaussian, median_distance
-from gmijax.distances._checks import check_choice, check_common, check_positive, check_sample, count_rows
+from gmijax.distances._checks import check_common, check_positive, check_sample, count_rows
 from gmijax.distances._distance import Distance
 from gmijax.distances._draws import random_order
 from gmijax.distances._pooled import squared_distances

@@ -10,16 +10,9 @@ from jax import lax
 from jaxtyping import Array, Float
 from numpy.typing import ArrayLike
 
+from gmijax._checks import check_choice, check_count, is_concrete
 from gmijax.distances._bandwidth import gaussian, median_distance, median_of
-from gmijax.distances._checks import (
-    check_choice,
-    check_common,
-    check_count,
-    check_pair,
-    check_positive,
-    count_rows,
-    is_concrete,
-)
+from gmijax.distances._checks import check_common, check_pair, check_positive, count_rows
 from gmijax.distances._distance import Distance
 from gmijax.distances._draws import SPLITS, Labels, label_lines, random_order, random_subsets
 from gmijax.distances._inference import summary

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from gmijax.distances._checks import check_count
+from gmijax._checks import check_count
 
 
 def principal_axes(

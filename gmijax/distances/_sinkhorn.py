@@ -10,7 +10,8 @@ from jax.scipy.special import logsumexp
 from jaxtyping import Array
 from numpy.typing import ArrayLike
 
-from gmijax.distances._checks import check_choice, check_common, check_count, check_pair, check_positive, count_rows
+from gmijax._checks import check_choice, check_count
+from gmijax.distances._checks import check_common, check_pair, check_positive, count_rows
 from gmijax.distances._distance import Distance
 from gmijax.distances._draws import split_rows
 from gmijax.distances._inference import summary, weighted_variance

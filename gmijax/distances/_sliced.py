@@ -16,7 +16,8 @@ from jax import lax
 from jaxtyping import Array, Float
 from numpy.typing import ArrayLike
 
-from gmijax.distances._checks import check_common, check_count, check_pair, count_rows, is_concrete
+from gmijax._checks import check_count, is_concrete
+from gmijax.distances._checks import check_common, check_pair, count_rows
 from gmijax.distances._distance import Distance
 from gmijax.distances._draws import label_lines
 from gmijax.distances._inference import summary, weighted_variance

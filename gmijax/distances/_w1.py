@@ -8,7 +8,8 @@ from jaxtyping import Array
 from numpy.typing import ArrayLike
 from scipy.linalg import eigh
 
-from gmijax.distances._checks import check_choice, check_common, check_count, check_pair, is_concrete
+from gmijax._checks import check_choice, check_count, is_concrete
+from gmijax.distances._checks import check_common, check_pair
 from gmijax.distances._distance import Distance
 from gmijax.distances._draws import SPLITS, host_generator
 from gmijax.distances._exact import certified

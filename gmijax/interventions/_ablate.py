@@ -11,9 +11,10 @@ from jaxtyping import Array
 from numpy.typing import ArrayLike
 
 from gmijax import bounds, rates
+from gmijax._checks import check_choice, check_level
 from gmijax.interventions._checks import check_states
 from gmijax.interventions._effects import Ablation, Effect, RateChange, by_unit, paired_changes
-from gmijax.rates._checks import check_choice, check_index, check_level, check_scores
+from gmijax.rates._checks import check_index, check_scores
 from gmijax.rates._gmi import front_door
 from gmijax.stats import influence_standard_error, normal_interval
 

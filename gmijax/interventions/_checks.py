@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Array
 from numpy.typing import ArrayLike
 
-from gmijax.rates._checks import is_concrete
+from gmijax._checks import is_concrete
 
 # Directions from a float32 QR or eigendecomposition are orthonormal to about 1e-6; from bfloat16 they are not.
 ORTHONORMAL = 1e-4

@@ -12,9 +12,9 @@ from jax import lax
 from jaxtyping import Array
 from numpy.typing import ArrayLike
 
+from gmijax._checks import check_choice, is_concrete
 from gmijax.interventions._checks import check_subspace
 from gmijax.interventions._edits import project_out
-from gmijax.rates._checks import check_choice, is_concrete
 
 MATCHES = ("count", "variance", "rotation")
 

@@ -7,8 +7,8 @@ from jax import lax
 from jaxtyping import Array
 from numpy.typing import ArrayLike
 
+from gmijax._checks import is_concrete
 from gmijax.interventions._checks import check_states, check_subspace, masked, readable, working
-from gmijax.rates._checks import is_concrete
 
 
 def _project(x: Array, subspace: Array) -> Array:

@@ -10,8 +10,8 @@ from jax import lax
 from jaxtyping import Array
 from numpy.typing import ArrayLike
 
+from gmijax._checks import check_level, is_concrete
 from gmijax.interventions._checks import check_states, check_subspace
-from gmijax.rates._checks import check_level, is_concrete
 from gmijax.stats import (
     Interval,
     RankCorrelation,

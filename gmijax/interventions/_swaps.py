@@ -9,7 +9,8 @@ import numpy as np
 from jaxtyping import Array
 from numpy.typing import ArrayLike
 
-from gmijax.rates._checks import check_index, check_level, is_concrete
+from gmijax._checks import check_level, is_concrete
+from gmijax.rates._checks import check_index
 from gmijax.stats import Interval, influence_standard_error, normal_interval
 
 

@@ -5,11 +5,12 @@ from dataclasses import dataclass, field
 import jax
 import jax.numpy as jnp
 
-from gmijax.modes._checks import check_level, check_same_space, check_tolerance, space_of
+from gmijax._checks import check_level, is_concrete
+from gmijax.modes._checks import check_same_space, check_tolerance, space_of
 from gmijax.modes._cross import CrossFitted, Law, cross_fitted
 from gmijax.modes._eigenmodes import TOLERANCE, Source, fit
 from gmijax.modes._measure import squares
-from gmijax.modes._paths import is_concrete, namespace, runs_on_host, total
+from gmijax.modes._paths import namespace, runs_on_host, total
 from gmijax.stats import chunks
 
 

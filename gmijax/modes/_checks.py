@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
-from gmijax.modes._paths import is_concrete
+from gmijax._checks import is_concrete
 
 ORTHONORMAL = 1e-3  # largest inner product of two rows; float32 eigenvectors of 4,096 columns stay below 1e-5
 
@@ -78,12 +78,6 @@ def check_groups(groups: ArrayLike, length: int, name: str) -> tuple[np.ndarray,
         raise ValueError(f"{name} holds NaN; drop these rows or give them a group")
     names, index = np.unique(labels, return_inverse=True)
     return index.astype(np.int32), len(names)
-
-
-def check_level(level: float) -> None:
-    """A coverage strictly between 0 and 1."""
-    if not 0 < level < 1:
-        raise ValueError(f"level must lie strictly between 0 and 1, got {level}")
 
 
 def check_tolerance(tolerance: float) -> None:

@@ -10,8 +10,9 @@ import numpy as np
 from jaxtyping import Array
 from numpy.typing import ArrayLike
 
+from gmijax._checks import check_level
 from gmijax.modes._alignment import Alignment
-from gmijax.modes._checks import check_directions, check_groups, check_level, check_same_space, space_of
+from gmijax.modes._checks import check_directions, check_groups, check_same_space, space_of
 from gmijax.modes._eigenmodes import Source
 from gmijax.modes._paths import total
 from gmijax.modes._results import Estimate

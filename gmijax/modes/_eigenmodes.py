@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
+from gmijax._checks import is_concrete
 from gmijax.modes._checks import check_tolerance, space_of
-from gmijax.modes._paths import both_paths, is_concrete, namespace, runs_on_host
+from gmijax.modes._paths import both_paths, namespace, runs_on_host
 from gmijax.modes._solvers import Solution, leading_pairs, resolved, solve_array, solve_chunks
 from gmijax.modes._within import about_group_means
 from gmijax.stats import Chunks, chunks, moments

@@ -10,9 +10,9 @@ import numpy as np
 from jaxtyping import Array, Float
 from numpy.typing import ArrayLike
 
-from gmijax.modes._checks import check_directions, check_level
+from gmijax._checks import check_level, is_concrete
+from gmijax.modes._checks import check_directions
 from gmijax.modes._eigenmodes import Modes
-from gmijax.modes._paths import is_concrete
 from gmijax.modes._results import positive_estimate
 from gmijax.modes._within import about_group_means
 from gmijax.stats import Interval, chunks, influence_standard_error

@@ -7,8 +7,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 
+from gmijax._checks import is_concrete
 from gmijax.stats import Chunks, CompensatedSum
 
 PATHS = ("auto", "host", "device")
@@ -17,11 +17,6 @@ PATHS = ("auto", "host", "device")
 def namespace(array: Any) -> Any:
     """The module of an array: numpy for the host's, jax.numpy for all others."""
     return np if isinstance(array, np.ndarray) else jnp
-
-
-def is_concrete(*arrays: Any) -> bool:
-    """Whether every array's values can be looked at."""
-    return not any(isinstance(array, Tracer) for array in arrays)
 
 
 def _spread_out(array: Any) -> bool:

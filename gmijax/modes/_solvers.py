@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from gmijax._checks import is_concrete
 from gmijax.modes._krylov import basis_size, leading, null_floor, relative_residual, start_block, thin_qr
-from gmijax.modes._paths import both_paths, is_concrete, namespace, same_rows, total
+from gmijax.modes._paths import both_paths, namespace, same_rows, total
 from gmijax.stats import Chunks, moments
 
 

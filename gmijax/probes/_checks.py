@@ -5,14 +5,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 from numpy.typing import ArrayLike
 
-
-def is_concrete(*arrays: Any) -> bool:
-    """Whether every array's values can be looked at."""
-    return not any(isinstance(array, Tracer) for array in arrays)
-
+from gmijax._checks import is_concrete
 
 AXES = ("layers", "label_sets", "penalties", "splits")
 
@@ -90,15 +85,3 @@ def check_rows(weights: ArrayLike, labels: Any, name: str) -> tuple[jax.Array, b
             raise ValueError(f"{name} leaves a split without rows")
     splits = array.shape[-2] if array.ndim > 1 else 1
     return jnp.broadcast_to(array.reshape(-1, splits, n), (sets, splits, n)), array.ndim > 1
-
-
-def check_choice(value: Any, choices: tuple[str, ...], name: str) -> None:
-    """One of a few words."""
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
-
-
-def check_level(level: float) -> None:
-    """A coverage strictly between 0 and 1."""
-    if not 0 < level < 1:
-        raise ValueError(f"level must lie strictly between 0 and 1, got {level}")

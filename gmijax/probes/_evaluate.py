@@ -13,7 +13,8 @@ from jax.scipy.special import ndtri
 from jaxtyping import Array, Float, Int
 from numpy.typing import ArrayLike
 
-from gmijax.probes._checks import AXES, Layout, check_hidden_states, check_labels, check_level, check_rows, is_concrete
+from gmijax._checks import check_level, is_concrete
+from gmijax.probes._checks import AXES, Layout, check_hidden_states, check_labels, check_rows
 from gmijax.probes._fit import Probe, log_probabilities, per_problem
 from gmijax.stats import Interval, influence_standard_error, normal_interval
 

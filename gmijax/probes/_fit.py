@@ -13,15 +13,8 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 from numpy.typing import ArrayLike
 
-from gmijax.probes._checks import (
-    AXES,
-    Layout,
-    check_choice,
-    check_hidden_states,
-    check_labels,
-    check_rows,
-    is_concrete,
-)
+from gmijax._checks import check_choice, is_concrete
+from gmijax.probes._checks import AXES, Layout, check_hidden_states, check_labels, check_rows
 from gmijax.probes._solver import Solution, Standardised, solve, standardise
 
 Method = Literal["path", "converged"]

@@ -11,8 +11,9 @@ import numpy as np
 from jaxtyping import Array
 from numpy.typing import ArrayLike
 
+from gmijax._checks import check_choice, check_level
 from gmijax.probes import splits
-from gmijax.probes._checks import AXES, Layout, check_choice, check_hidden_states, check_labels, check_level
+from gmijax.probes._checks import AXES, Layout, check_hidden_states, check_labels
 from gmijax.probes._evaluate import (
     Estimate,
     ProbeResult,

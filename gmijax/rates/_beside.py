@@ -10,7 +10,8 @@ from jax import lax
 from jaxtyping import Array
 from numpy.typing import ArrayLike
 
-from gmijax.rates._checks import check_index, check_scores, is_concrete
+from gmijax._checks import is_concrete
+from gmijax.rates._checks import check_index, check_scores
 from gmijax.rates._gmi import front_door, gmi, row_rates
 from gmijax.rates._rate import Rate
 from gmijax.rates._tiles import Pairing, dense_tiles, extremes, plain_sums

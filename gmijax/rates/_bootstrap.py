@@ -9,7 +9,8 @@ from jax import lax
 from jaxtyping import Array, Float
 from numpy.typing import ArrayLike
 
-from gmijax.rates._checks import check_choice, check_level, check_scores, is_concrete
+from gmijax._checks import check_choice, check_level, is_concrete
+from gmijax.rates._checks import check_scores
 from gmijax.rates._gmi import exclude_curve, front_door, include_curve
 from gmijax.rates._scale import Curve, maximise_scale
 from gmijax.rates._tiles import Moments, Pairing, dense_tiles, extremes, plain_sums, tilted_moments

@@ -1,17 +1,11 @@
 """The front doors' checks. Values are checked where they are known; under a trace only shapes can be."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 from numpy.typing import ArrayLike
 
-
-def is_concrete(*arrays: Any) -> bool:
-    """Whether every array's values can be looked at."""
-    return not any(isinstance(array, Tracer) for array in arrays)
+from gmijax._checks import is_concrete
 
 
 def check_scores(scores: ArrayLike, name: str = "scores") -> jax.Array:
@@ -51,15 +45,3 @@ def check_index(index: ArrayLike, length: int, limit: int, name: str, of: str) -
                 f"{len(bad)} entries are"
             )
     return array.astype(jnp.int32)
-
-
-def check_choice(value: Any, choices: tuple[str, ...], name: str) -> None:
-    """One of a few words."""
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
-
-
-def check_level(level: float) -> None:
-    """A coverage strictly between 0 and 1."""
-    if not 0 < level < 1:
-        raise ValueError(f"level must lie strictly between 0 and 1, got {level}")

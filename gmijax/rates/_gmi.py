@@ -12,7 +12,8 @@ from jax import lax
 from jaxtyping import Array
 from numpy.typing import ArrayLike
 
-from gmijax.rates._checks import check_choice, check_index, check_level, check_scores, is_concrete
+from gmijax._checks import check_choice, check_level, is_concrete
+from gmijax.rates._checks import check_index, check_scores
 from gmijax.rates._rate import Rate, SampledAlternatives, normal_p_value
 from gmijax.rates._scale import Curve, ScaleSolution, maximise_scale
 from gmijax.rates._tiles import (

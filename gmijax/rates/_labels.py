@@ -10,8 +10,9 @@ from jax import lax
 from jaxtyping import Array
 from numpy.typing import ArrayLike
 
+from gmijax._checks import check_choice, check_level, is_concrete
 from gmijax.rates._calibration import fit_calibration
-from gmijax.rates._checks import check_choice, check_index, check_level, check_scores, is_concrete
+from gmijax.rates._checks import check_index, check_scores
 from gmijax.rates._gmi import ENDLESS
 from gmijax.rates._rate import Rate, normal_p_value
 from gmijax.rates._scale import Curve, maximise_scale

@@ -6,10 +6,10 @@ from typing import NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 from jax.typing import ArrayLike
 from jaxtyping import Bool, Int
 
+from gmijax._checks import is_concrete
 from gmijax.models import Llama
 
 Ids: TypeAlias = Int[ArrayLike, "..."] | Sequence[int]
@@ -133,8 +133,3 @@ def check_context(model: Llama, length: int) -> None:
             f"up to {length} tokens are needed, and with dynamic RoPE scaling the keys cached for fewer than them "
             f"are no longer right beyond max_position_embeddings = {longest}; use log_likelihoods, or shorten"
         )
-
-
-def is_concrete(array: object) -> bool:
-    """Whether values can be looked at; while JAX traces they cannot."""
-    return not isinstance(array, Tracer)

@@ -18,6 +18,7 @@ from jaxtyping import Array
 from numpy.typing import ArrayLike
 
 from gmijax import stats
+from gmijax._checks import check_level, is_concrete
 from gmijax.sensitivity._krylov import largest_pairs
 from gmijax.sensitivity._samples import (
     Samples,
@@ -26,7 +27,6 @@ from gmijax.sensitivity._samples import (
     check_directions,
     check_samples,
     check_vectors,
-    is_concrete,
     keep_tokens,
     wide,
 )
@@ -349,12 +349,6 @@ class FisherPullback:
         whole = self.product(np.eye(self.size, dtype=self.samples.points.dtype).reshape(self.size, *self.samples.block))
         matrix = whole.reshape(self.size, self.size)
         return (matrix + matrix.T) / 2
-
-
-def check_level(level: float) -> None:
-    """A coverage strictly between 0 and 1."""
-    if not 0 < level < 1:
-        raise ValueError(f"level must lie strictly between 0 and 1, got {level}")
 
 
 def fisher_trace(traces: Array, standard_error: Array, level: float) -> FisherTrace:

@@ -12,15 +12,8 @@ from jaxtyping import Array
 from numpy.typing import ArrayLike
 
 from gmijax import stats
-from gmijax.sensitivity._fisher import (
-    LARGEST_DENSE,
-    FisherEigenpairs,
-    FisherTrace,
-    Logits,
-    check_level,
-    fisher_trace,
-    logits_of,
-)
+from gmijax._checks import check_level
+from gmijax.sensitivity._fisher import LARGEST_DENSE, FisherEigenpairs, FisherTrace, Logits, fisher_trace, logits_of
 from gmijax.sensitivity._gradients import Score, gradients
 from gmijax.sensitivity._samples import by_sample, check_directions, check_samples, check_vectors, wide
 

@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 from numpy.typing import ArrayLike
+
+from gmijax._checks import is_concrete
 
 
 @dataclass(frozen=True)
@@ -53,11 +54,6 @@ class Batch(NamedTuple):
     arrays: tuple[jax.Array, tuple[jax.Array, ...], jax.Array | None]
     rows: np.ndarray
     fresh: int
-
-
-def is_concrete(*arrays: Any) -> bool:
-    """Whether every array's values can be looked at."""
-    return not any(isinstance(array, Tracer) for array in arrays)
 
 
 def check_samples(points: ArrayLike, others: tuple[Any, ...], mask: ArrayLike | None, batch_size: int) -> Samples:

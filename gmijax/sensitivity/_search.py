@@ -11,9 +11,10 @@ from jax import lax
 from jaxtyping import Array
 from numpy.typing import ArrayLike
 
+from gmijax._checks import is_concrete
 from gmijax.sensitivity._constants import LipschitzConstant
 from gmijax.sensitivity._gradients import Score, gradient_norms, total_score
-from gmijax.sensitivity._samples import Samples, batches, check_samples, is_concrete, wide
+from gmijax.sensitivity._samples import Samples, batches, check_samples, wide
 
 REGIONS = ("ball", "box", "hull")
 
