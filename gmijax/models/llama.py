@@ -18,7 +18,7 @@ from flax import nnx
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
-from gmijax.models._attention import Part, attend, joint_softmax
+from gmijax.models._attention import Part, attend, dot_product_attention, joint_softmax
 from gmijax.models._config import ConfigReader
 from gmijax.models._errors import ConfigError
 from gmijax.models._hooks import Hooks, Intervention, as_pytrees, check_hook_points
@@ -512,7 +512,7 @@ class _Attention(nnx.Module):
         k = rotate(self.k(x).reshape(batch, length, kv_heads, head_dim), rope)
         v = self.v(x).reshape(batch, length, kv_heads, head_dim)
         if not caches:
-            attended = jax.nn.dot_product_attention(q, k, v, mask=own_mask[:, None])
+            attended = dot_product_attention(q, k, v, mask=own_mask[:, None])
             return self.o(attended.reshape(batch, length, -1)), (k, v)
         q = q.reshape(batch, length, kv_heads, -1, head_dim)  # heads that share keys are neighbours
         parts = [attend(q, k, v, own_mask)]

@@ -15,6 +15,7 @@ from jax import lax
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float
 
+from gmijax.models._attention import dot_product_attention
 from gmijax.models._errors import ConfigError
 from gmijax.models._hooks import Hooks, Intervention, as_pytrees, check_hook_points
 from gmijax.models._layers import LayerNorm, linear
@@ -269,4 +270,4 @@ class _Block(nnx.Module):
     def _attend(self, x):
         heads = self.qkv(x).reshape(*x.shape[:2], 3, self.config.num_attention_heads, -1)
         q, k, v = heads[:, :, 0], heads[:, :, 1], heads[:, :, 2]
-        return self.out(jax.nn.dot_product_attention(q, k, v).reshape(x.shape))
+        return self.out(dot_product_attention(q, k, v).reshape(x.shape))

@@ -18,6 +18,7 @@ from jax.core import Tracer
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float, Int
 
+from gmijax.models._attention import dot_product_attention
 from gmijax.models._config import ConfigReader
 from gmijax.models._errors import ConfigError
 from gmijax.models._hooks import Hooks, Intervention, as_pytrees, check_hook_points
@@ -380,10 +381,8 @@ class _Layer(nnx.Module):
         return jnp.clip(x, -_FLOAT16_BOUND, _FLOAT16_BOUND) if x.dtype == jnp.float16 else x
 
     def _attend(self, x, mask):
-        # dot_product_attention takes no float16 on a CPU.
-        wide = jnp.float32 if x.dtype == jnp.float16 else x.dtype
-        q, k, v = (part(x).astype(wide).reshape(*x.shape[:2], self.heads, -1) for part in (self.q, self.k, self.v))
-        return self.out(jax.nn.dot_product_attention(q, k, v, mask=mask).astype(x.dtype).reshape(x.shape))
+        q, k, v = (part(x).reshape(*x.shape[:2], self.heads, -1) for part in (self.q, self.k, self.v))
+        return self.out(dot_product_attention(q, k, v, mask).reshape(x.shape))
 
 
 def _gelu(x):
