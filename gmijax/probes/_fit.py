@@ -198,7 +198,7 @@ def _fit_layer(rows, targets: list[Targets], weights, penalty, **options) -> tup
 
 
 def fit_problems(
-    x: Float[Array, "layers n d"],
+    x: Float[Array, "layers n d"] | list[Array],
     targets: list[Targets],
     weights: Float[Array, "sets splits n"],
     penalty: Float[ArrayLike, "layers sets penalties splits"],
@@ -209,19 +209,20 @@ def fit_problems(
 ) -> Probe:
     """`fit` on checked arguments; every axis is there, and `penalty` may differ by problem.
 
-    Layers share nothing and go one by one.
+    Layers share nothing and go one by one; a list of them spares the copies that an array's would be.
     """
-    penalty = jnp.asarray(penalty, x.dtype)
+    width, dtype = (x[0] if isinstance(x, list) else x).shape[-1], weights.dtype
+    penalty = jnp.asarray(penalty, dtype)
     options = {
-        "tolerance": jnp.asarray(tolerance, x.dtype),
+        "tolerance": jnp.asarray(tolerance, dtype),
         "by_gap": method == "converged",
         "max_iterations": max_iterations,
     }
-    layers = [_fit_layer(rows, targets, weights, own, **options) for rows, own in zip(x, penalty, strict=True)]
-    solution, mean, scale = jax.tree.map(lambda *leaves: jnp.stack(leaves), *layers)
+    fits = [_fit_layer(rows, targets, weights, own, **options) for rows, own in zip(x, penalty, strict=True)]
+    solution, mean, scale = jax.tree.map(lambda *leaves: jnp.stack(leaves), *fits)
     widest = max(len(one.classes) for one in targets)
     classes = np.stack([np.pad(one.classes, (0, widest - len(one.classes)), constant_values=-1) for one in targets])
-    wide = (*penalty.shape, x.shape[-1])
+    wide = (*penalty.shape, width)
     return Probe(
         **solution._asdict(),
         mean=jnp.broadcast_to(mean[:, :, None], wide),
@@ -332,7 +333,7 @@ def fit(
     check_trained(targets, rows, "weights")
     strength = jnp.broadcast_to(jnp.asarray(strength, x.dtype).reshape(1, 1, -1, 1), layout.full)
     probe = fit_problems(
-        x.reshape(-1, *x.shape[-2:]),
+        [x] if x.ndim == 2 else list(x),
         targets,
         rows.astype(x.dtype),
         strength,
@@ -371,7 +372,7 @@ def log_probabilities(probe: Probe, hidden_states: ArrayLike) -> Float[Array, "*
     if x.shape[-1] != d:
         raise ValueError(f"hidden_states has width {x.shape[-1]} and the probe was fitted at width {d}")
     layers = batch[0] if "layers" in probe.axes else 1
-    if x.ndim != 2 + ("layers" in probe.axes) or x.reshape(-1, *x.shape[-2:]).shape[0] != layers:
+    if x.ndim != 2 + ("layers" in probe.axes) or (x.ndim == 3 and x.shape[0] != layers):
         raise ValueError(f"hidden_states has shape {x.shape} and the probe leading axes {probe.axes} of sizes {batch}")
 
     def flat(a, tail):
@@ -384,7 +385,7 @@ def log_probabilities(probe: Probe, hidden_states: ArrayLike) -> Float[Array, "*
             flat(probe.bias, (k,)),
             flat(probe.mean, (d,)),
             flat(probe.scale, (d,)),
-            x.reshape(layers, *x.shape[-2:]),
+            [x] if x.ndim == 2 else list(x),
             strict=True,
         )
     ]

@@ -44,9 +44,9 @@ class Standardised(NamedTuple):
     """Rows shared by all problems, and each problem's z-score of them.
 
     Attributes:
-      rows: centred together, with a last feature of 1, whose weight is the bias; (n, d + 1).
-      shift: subtracted from the rows, 0 for the last feature, (problems, d + 1).
-      factor: multiplies what is left, 0 for a feature that is constant in training, 1 for the last, (problems, d + 1).
+      rows: centred together, (n, d).
+      shift: subtracted from the rows, (problems, d).
+      factor: multiplies what is left, 0 for a feature that is constant in training, (problems, d).
       mean: of the training rows in the features' own units, (problems, d).
       scale: their standard deviation, 1 for a constant feature, (problems, d).
     """
@@ -117,11 +117,10 @@ def standardise(x: Float[Array, "n d"], weights: Float[Array, "problems n"]) -> 
     # Sums of n equal terms are off by up to n eps: a feature that is constant in training must not look alive.
     varies = variance > jnp.maximum(2 * x.shape[0] * eps * square, jnp.square(16 * eps * centre))
     deviation = jnp.sqrt(jnp.where(varies, variance, 1))
-    one = jnp.ones_like(mean[:, :1])
     return Standardised(
-        rows=jnp.concatenate([rows, jnp.ones_like(rows[:, :1])], axis=1),
-        shift=jnp.concatenate([mean, 0 * one], axis=1),
-        factor=jnp.concatenate([jnp.where(varies, 1 / deviation, 0), one], axis=1),
+        rows=rows,
+        shift=mean,
+        factor=jnp.where(varies, 1 / deviation, 0),
         mean=centre + mean,
         scale=deviation,
     )
@@ -133,10 +132,10 @@ def _columns(classes: int) -> jax.Array:
 
 
 def _apply(data: _Data, theta: jax.Array) -> jax.Array:
-    """Logits (problems, columns, n) of weights (problems, columns, d + 1)."""
-    folded = theta * data.factor[:, None, :]
+    """Logits (problems, columns, n) of weights and biases (problems, columns, d + 1)."""
+    folded = theta[:, :, :-1] * data.factor[:, None, :]
     product = lax.dot_general(folded, data.rows, (((2,), (1,)), ((), ())))
-    return product - jnp.einsum("pcd,pd->pc", folded, data.shift)[:, :, None]
+    return product + (theta[:, :, -1] - jnp.einsum("pcd,pd->pc", folded, data.shift))[:, :, None]
 
 
 def _normalised(logits: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -154,8 +153,9 @@ def _normalised(logits: jax.Array) -> tuple[jax.Array, jax.Array]:
 def _gradient(data: _Data, theta: jax.Array, logits: jax.Array) -> jax.Array:
     residual = data.share[:, None, :] * (_normalised(logits)[0] - data.onehot)
     product = lax.dot_general(residual, data.rows, (((2,), (0,)), ((), ())))
-    centred = product - data.shift[:, None, :] * product[:, :, -1:]
-    return centred * data.factor[:, None, :] + data.ridge * theta
+    biases = jnp.sum(residual, axis=2, keepdims=True)
+    weights = (product - data.shift[:, None, :] * biases) * data.factor[:, None, :]
+    return jnp.concatenate([weights, biases], axis=2) + data.ridge * theta
 
 
 def _dot(a: jax.Array, b: jax.Array) -> jax.Array:
@@ -233,9 +233,9 @@ def _objective(data: _Data, theta: jax.Array, logits: jax.Array) -> jax.Array:
 
 @partial(jax.jit, static_argnames=("classes", "by_gap", "max_iterations"))
 def solve(
-    rows: Float[Array, "n features"],
-    shift: Float[Array, "problems features"],
-    factor: Float[Array, "problems features"],
+    rows: Float[Array, "n d"],
+    shift: Float[Array, "problems d"],
+    factor: Float[Array, "problems d"],
     targets: Int[Array, "problems n"],
     weights: Float[Array, "problems n"],
     penalty: Float[Array, " problems"],
@@ -252,14 +252,14 @@ def solve(
     iterates of scikit-learn's default solver, to rounding. Finished problems stand still.
 
     Args:
-      rows: from `standardise`, as are the next two; (n, d + 1).
-      shift: (problems, d + 1).
-      factor: (problems, d + 1).
+      rows: from `standardise`, as are the next two; (n, d).
+      shift: (problems, d).
+      factor: (problems, d).
       targets: classes 0..classes - 1.
       weights: row weights; 0 leaves a row out.
       penalty: on the squared weights of z-scored features, not on the biases; scikit-learn's 1 / C.
       tolerance: see `by_gap`.
-      start: weights and, as their last feature, biases to start from, (problems, columns, d + 1).
+      start: weights and, as the last of the features, biases to start from, (problems, columns, d + 1).
       classes: K >= 2; two classes have one column, as in scikit-learn.
       by_gap: stop where the gap is below `tolerance` times the objective, instead of where the largest entry of the
         gradient is below `tolerance`.
@@ -268,7 +268,7 @@ def solve(
     Returns:
       A `Solution`.
     """
-    dtype, features = rows.dtype, rows.shape[1]
+    dtype, features = rows.dtype, rows.shape[1] + 1  # the last is the bias
     total = jnp.sum(weights, axis=1, keepdims=True)
     penalised = jnp.arange(features) < features - 1
     data = _Data(
