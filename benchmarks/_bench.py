@@ -45,6 +45,7 @@ class Row:
     error: float
     first: float
     extrapolated: str = ""
+    types: str = "float32 / float64"  # ours / the peer's
 
 
 def measure(function: Callable[[], Any], repeats: int) -> Timing:
@@ -67,26 +68,28 @@ def once(function: Callable[[], Any]) -> tuple[Any, float]:
     return result, time.process_time() - start
 
 
-def row(name: str, ours: Timing, peer_name: str, peer: float, error: float, extrapolated: str = "") -> Row:
+def row(
+    name: str, ours: Timing, peer_name: str, peer: float, error: float, extrapolated: str = "", types: str = Row.types
+) -> Row:
     """One line of the table."""
-    return Row(name, ours.seconds, peer_name, peer, peer / ours.seconds, error, ours.first, extrapolated)
+    return Row(name, ours.seconds, peer_name, peer, peer / ours.seconds, error, ours.first, extrapolated, types)
 
 
-def report(
-    title: str, rows: list[Row], path: str, types: str = "float32 on our side and float64 on the peers'"
-) -> None:
-    """Prints the rows as a Markdown table and writes them as JSON; `types` says in which type each side computes."""
+def report(title: str, rows: list[Row], path: str) -> None:
+    """Prints the rows as a Markdown table and writes them as JSON."""
     print(f"\n{title}\n")
-    print("| what | gmijax, CPU-s | peer | peer, CPU-s | ratio | largest difference | first call, s |")
-    print("|---|---|---|---|---|---|---|")
+    print("| what | gmijax, CPU-s | peer | peer, CPU-s | ratio | largest difference | first call, s | types |")
+    print("|---|---|---|---|---|---|---|---|")
     for r in rows:
         mark = f" (E, {r.extrapolated})" if r.extrapolated else ""
         print(
             f"| {r.name} | {r.ours:.3g} | {r.peer_name} | {r.peer:.3g}{mark} | {r.ratio:.3g}x "
-            f"| {r.error:.1e} | {r.first:.1f} |"
+            f"| {r.error:.1e} | {r.first:.1f} | {r.types} |"
         )
-    print(f"\nOne pinned core, one thread, {types}. E: extrapolated from the")
-    print("measured repetitions named. First call: wall time with compilation, not in the other columns.")
+    print(
+        "\nOne pinned core, one thread. E: extrapolated from the measured repetitions named. First call: wall time with"
+    )
+    print("compilation, not in the other columns. Types: ours / the peer's.", flush=True)
     out = Path("results") / path
     out.parent.mkdir(exist_ok=True)
     out.write_text(json.dumps({"machine": platform.machine(), "rows": [asdict(r) for r in rows]}, indent=1))

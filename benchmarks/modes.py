@@ -71,7 +71,9 @@ def all_modes(n: int, d: int, repeats: int) -> list:
             ours = measure(run, repeats)
             error = float(np.max(np.abs(np.asarray(run().alpha)[:k] / alpha - 1)))
             for peer, seconds, mark in peers:
-                rows.append(row(f"all modes, n = {n}, d = {d}, {name}", ours, peer, seconds, error, mark))
+                rows.append(
+                    row(f"all modes, n = {n}, d = {d}, {name}", ours, peer, seconds, error, mark, "float64 / float64")
+                )
     return rows
 
 

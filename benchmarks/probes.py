@@ -53,7 +53,17 @@ def main() -> None:
             total = 5 * float(np.mean([seconds for _, seconds in measured]))
             error = max(abs(right[s][held_out[s]].mean() - accuracy) for s, (accuracy, _) in enumerate(measured))
             what = f"{name}: {x.shape[0]} x {x.shape[1]}, {labels.max() + 1} classes, tol {tolerance:g}"
-            rows.append(row(what, timing, "scikit-learn, lbfgs, float32", total, error, "2 of 5 seeds measured"))
+            rows.append(
+                row(
+                    what,
+                    timing,
+                    "scikit-learn, lbfgs, float32",
+                    total,
+                    error,
+                    "2 of 5 seeds measured",
+                    "float32 / float32",
+                )
+            )
     report("Probes", rows, "benchmark_probes.json")
 
 

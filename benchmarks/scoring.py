@@ -34,9 +34,9 @@ def main() -> None:
     what = f"{PREFIXES} x {TARGETS} scores, {PREFIX_TOKENS}-token prefixes, {TARGET_TOKENS}-token targets"
     rows = [
         Row(what, ours.seconds, "one forward a pair", total, total / ours.seconds, error, ours.first,
-            f"{PEER_PAIRS} of {PREFIXES * TARGETS} pairs measured"),
+            f"{PEER_PAIRS} of {PREFIXES * TARGETS} pairs measured", "float32 / float32"),
         Row(what, ours.seconds, "forwards in batches of 16 pairs", in_batches, in_batches / ours.seconds, error,
-            ours.first, f"16 of {PREFIXES * TARGETS} pairs measured"),
+            ours.first, f"16 of {PREFIXES * TARGETS} pairs measured", "float32 / float32"),
     ]  # fmt: skip
     report("Scoring on SmolLM2-135M-Instruct", rows, "benchmark_scoring.json")
     jax.clear_caches()
