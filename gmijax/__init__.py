@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         scoring,
         sensitivity,
         stats,
+        store,
         testing,
     )
 
@@ -40,6 +41,7 @@ _ROOMS = (
     "scoring",
     "sensitivity",
     "stats",
+    "store",
     "testing",
 )
 
@@ -58,6 +60,7 @@ __all__ = [
     "scoring",
     "sensitivity",
     "stats",
+    "store",
     "testing",
 ]
 

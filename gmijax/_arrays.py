@@ -1,4 +1,4 @@
-"""Arrays that commands take from files: .npy, .npz and .safetensors."""
+"""Arrays that commands take from files (.npy, .npz, .safetensors) and from stores of hidden states."""
 
 import zipfile
 from pathlib import Path
@@ -7,13 +7,15 @@ import ml_dtypes  # noqa: F401 - registers bfloat16 with numpy, which safetensor
 import numpy as np
 
 SUFFIXES = (".npy", ".npz", ".safetensors")
+STORE_FILES = (".h5", ".hdf5")
 
 
 def load_array(source: str) -> np.ndarray:
     """One array of a file.
 
     Args:
-      source: `FILE`, or `FILE:NAME` for one of several in a .npz or .safetensors file.
+      source: `FILE`, or `FILE:NAME` for one of several in a .npz or .safetensors file; `STORE:NAME` for a hook point
+        or a label of a store's folder or of the paper's HDF5 file.
 
     Raises:
       ValueError: for another kind of file, one that is cut short or damaged, a name that it lacks, no name where there
@@ -27,11 +29,16 @@ def load_array(source: str) -> np.ndarray:
 
 
 def load_arrays(source: str) -> dict[str, np.ndarray]:
-    """All arrays of a file by name, or the one that is named; those of a .npy file go by the file's stem."""
+    """All arrays of a file by name, or the one that is named; those of a .npy file go by the file's stem.
+
+    Of a store these are the hook points, or the one hook point or label that is named.
+    """
     path, name = Path(source), None
     if not path.exists() and ":" in source:
         before, name = source.rsplit(":", 1)
         path = Path(before)
+    if path.is_dir() or path.suffix in STORE_FILES:
+        return _read_store(path, name)
     if path.suffix not in SUFFIXES:
         raise ValueError(f"{source} is none of {', '.join(SUFFIXES)}")
     if not path.is_file():
@@ -47,6 +54,21 @@ def load_arrays(source: str) -> dict[str, np.ndarray]:
     if not arrays:
         raise ValueError(f"{path} holds no arrays")
     return arrays
+
+
+def _read_store(path: Path, name: str | None) -> dict[str, np.ndarray]:
+    from gmijax import store  # imported here: other files need no tensorstore
+
+    opened = store.open(path)
+    names = opened.hook_points if name is None else (name,)
+    if name is not None and name not in opened.hook_points:
+        if name not in opened.label_names:
+            known = ", ".join((*opened.hook_points, *opened.label_names))
+            raise ValueError(f"{path} holds no hook point or label {name!r}, but {known}")
+        return {name: opened.labels(name)}
+    arrays = {hook_point: opened.numpy(hook_point) for hook_point in names}
+    # bfloat16 is a type of its own to numpy, and nothing below computes in it.
+    return {key: array.astype(np.float32) if array.dtype.itemsize == 2 else array for key, array in arrays.items()}
 
 
 def _read(path: Path, name: str | None) -> dict[str, np.ndarray]:

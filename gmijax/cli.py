@@ -180,6 +180,63 @@ def convert(
     typer.echo(f"wrote {out}")
 
 
+store = typer.Typer(help="Hidden states on disk: see, check, join and export them.", no_args_is_help=True)
+app.add_typer(store, name="store")
+StorePath = Annotated[Path, typer.Argument(help="Folder of a store.")]
+
+
+@store.command()
+def info(
+    path: Annotated[Path, typer.Argument(help="Folder of a store, or an .h5, .hdf5 or .npz file.")],
+    json: Annotated[bool, typer.Option("--json", help="Print JSON instead of the list.")] = False,
+) -> None:
+    """Where the states come from, how many there are, and what is missing."""
+    from gmijax import _store_commands
+
+    typer.echo(_store_commands.describe(path, json), nl=False)
+
+
+@store.command()
+def verify(
+    path: StorePath,
+    forget: Annotated[
+        bool, typer.Option("--forget", help="Take damaged chunks back, so that a resumed extraction writes them anew.")
+    ] = False,
+) -> None:
+    """Read every committed chunk and compare it with its checksum; exit code 1 if any is damaged."""
+    from gmijax.store import verify
+
+    found = verify(path, forget=forget)
+    for chunk, problem in found.damaged.items():
+        typer.echo(f"chunk {chunk}: {problem}{'; taken back' if forget else ''}")
+    typer.echo(f"{found.committed} of {found.chunks} chunks are committed and sound, {len(found.damaged)} are damaged")
+    if not found.sound:
+        raise typer.Exit(1)
+
+
+@store.command()
+def merge(
+    paths: Annotated[list[Path], typer.Argument(help="Folders of stores of one run's settings.")],
+    out: Annotated[Path, typer.Option(help="Folder of the new store.")],
+) -> None:
+    """Write one store with the samples of several, each once."""
+    from gmijax.store import merge
+
+    joined = merge(paths, out)
+    typer.echo(f"{len(joined)} samples in {out}, {len(joined.failed)} failed, {len(joined.pending)} chunks pending")
+
+
+@store.command()
+def export(
+    path: Annotated[Path, typer.Argument(help="Folder of a store, or an .h5, .hdf5 or .npz file.")],
+    out: Annotated[Path, typer.Argument(help="A .npz or .safetensors file.")],
+) -> None:
+    """Write all states of a store into one file that any tool reads."""
+    import gmijax.store
+
+    typer.echo(f"wrote {gmijax.store.export(gmijax.store.open(path), out)}")
+
+
 def main() -> None:
     """Entry point: input that cannot be used ends with one message and exit code 2, without a traceback."""
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # it would advise to install PyTorch
