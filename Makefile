@@ -7,10 +7,11 @@ export JAX_PLATFORMS ?= cpu
 # Most of the tests' time is compilation, and much of it of one program in several tests and processes.
 test test-quick: export JAX_COMPILATION_CACHE_DIR ?= $(abspath $(VENV))/jax-cache
 test test-quick: export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.3
-# The quick tests compile thousands of small programs and run each once or twice: XLA need not try hard. The slow tests
-# run as users run.
-LAZY_XLA = --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1 --xla_backend_optimization_level=0
-QUICK = XLA_FLAGS="$(LAZY_XLA)" $(BIN)/pytest -n 2 -m "not slow"
+# Tests compile thousands of small programs and run each a few times: XLA need not try hard, least of all in the quick ones.
+# A user's programs are compiled by the defaults; so are the benchmarks'.
+SWIFT_XLA = --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1
+QUICK = XLA_FLAGS="$(SWIFT_XLA) --xla_backend_optimization_level=0" $(BIN)/pytest -n 2 -m "not slow"
+SLOW = XLA_FLAGS="$(SWIFT_XLA)" $(BIN)/pytest -n 2 -m slow
 
 .PHONY: demo test test-quick lint types bench clean
 
@@ -29,7 +30,7 @@ demo: $(VENV)/.stamp
 
 test: $(VENV)/.stamp
 	$(QUICK)
-	$(BIN)/pytest -n 2 -m slow
+	$(SLOW)
 
 test-quick: $(VENV)/.stamp
 	$(QUICK)
@@ -48,6 +49,7 @@ bench: $(VENV)/.stamp
 	$(BIN)/python benchmarks/sensitivity.py
 	$(BIN)/python benchmarks/modes.py
 	$(BIN)/python benchmarks/probes.py
+	$(BIN)/python benchmarks/estimators.py
 
 clean:
 	rm -rf $(VENV) results dist build

@@ -205,7 +205,7 @@ def _estimate(x, y, mask, bandwidths, *, kind, debiased, permutations, level, ke
 
 def _masked_error(influence: Array, mask: Bool[Array, " n"]) -> Array:
     """The standard error of a mean over the rows that count."""
-    count, n = jnp.sum(mask), mask.shape[0]
+    count, n = jnp.sum(mask, dtype=influence.dtype), float(mask.shape[0])  # n (n - 1) may exceed int32
     centred = jnp.where(mask, influence - jnp.sum(jnp.where(mask, influence, 0)) / count, 0)
     # Masked rows add nothing to the sum of squares of what is centred; only the divisors change.
     return influence_standard_error(centred) * jnp.sqrt(n * (n - 1) / (count * (count - 1)))
