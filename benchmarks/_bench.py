@@ -1,16 +1,20 @@
-"""One pinned core, one thread a pool, CPU seconds, medians, first calls stated apart. Import before jax or numpy."""
+"""One pinned core, one thread a pool, CPU seconds, medians, first calls stated apart. Import before jax or numpy.
+
+The environment variable CORES asks for more cores than one; then wall seconds count, and only a quiet machine will do.
+"""
 
 import os
 
+CORES = int(os.environ.get("CORES", "1"))
 for pool in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ[pool] = "1"
+    os.environ[pool] = str(CORES)
 # A machine may set these to work around an old OpenBLAS; they would slow the numpy peers.
 for setting in ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE"):
     os.environ.pop(setting, None)
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
+os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1" if CORES == 1 else ""
 if hasattr(os, "sched_setaffinity"):
-    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-CORES:])
 
 import json
 import platform
@@ -24,9 +28,12 @@ import jax
 import numpy as np
 
 
+clock = time.process_time if CORES == 1 else time.perf_counter
+
+
 @dataclass(frozen=True)
 class Timing:
-    """Median CPU seconds of `repeats` calls; `first` is the wall time of the first, compilation included."""
+    """Median seconds of `repeats` calls; `first` is the wall time of the first, compilation included."""
 
     seconds: float
     repeats: int
@@ -49,23 +56,23 @@ class Row:
 
 
 def measure(function: Callable[[], Any], repeats: int) -> Timing:
-    """Warm-up once, then the median of the CPU time of each call."""
+    """Warm-up once, then the median of the time of each call."""
     start = time.perf_counter()
     jax.block_until_ready(function())
     first = time.perf_counter() - start
     times = []
     for _ in range(repeats):
-        start = time.process_time()
+        start = clock()
         jax.block_until_ready(function())
-        times.append(time.process_time() - start)
+        times.append(clock() - start)
     return Timing(float(np.median(times)), repeats, first)
 
 
 def once(function: Callable[[], Any]) -> tuple[Any, float]:
-    """One result and its CPU time."""
-    start = time.process_time()
+    """One result and its time."""
+    start = clock()
     result = function()
-    return result, time.process_time() - start
+    return result, clock() - start
 
 
 def row(
@@ -78,7 +85,7 @@ def row(
 def report(title: str, rows: list[Row], path: str) -> None:
     """Prints the rows as a Markdown table and writes them as JSON."""
     print(f"\n{title}\n")
-    print("| what | gmijax, CPU-s | peer | peer, CPU-s | ratio | largest difference | first call, s | types |")
+    print("| what | gmijax, s | peer | peer, s | ratio | largest difference | first call, s | types |")
     print("|---|---|---|---|---|---|---|---|")
     for r in rows:
         mark = f" (E, {r.extrapolated})" if r.extrapolated else ""
@@ -86,9 +93,8 @@ def report(title: str, rows: list[Row], path: str) -> None:
             f"| {r.name} | {r.ours:.3g} | {r.peer_name} | {r.peer:.3g}{mark} | {r.ratio:.3g}x "
             f"| {r.error:.1e} | {r.first:.1f} | {r.types} |"
         )
-    print(
-        "\nOne pinned core, one thread. E: extrapolated from the measured repetitions named. First call: wall time with"
-    )
+    how = "One pinned core, one thread" if CORES == 1 else f"{CORES} cores, wall seconds"
+    print(f"\n{how}. E: extrapolated from the measured repetitions named. First call: wall time with")
     print("compilation, not in the other columns. Types: ours / the peer's.", flush=True)
     out = Path("results") / path
     out.parent.mkdir(exist_ok=True)

@@ -1,7 +1,8 @@
 """SmolLM2-135M: scoring tokens, and the gradient of a loss in soft tokens, beside transformers on torch.
 
 Run: python benchmarks/decoder.py PYTHON, that of an environment with torch and transformers. Both sides are float32, on
-one core and one thread; the weights are those of the packaged file, written for the peer as safetensors.
+one core and one thread, or on two with CORES=2 in the environment; the weights are those of the packaged file, written
+for the peer as safetensors.
 """
 
 from _bench import Row, measure, report  # first: it pins the process
