@@ -65,7 +65,9 @@ def _read_store(path: Path, name: str | None) -> dict[str, np.ndarray]:
         if name not in opened.label_names:
             known = ", ".join((*opened.hook_points, *opened.label_names))
             raise ValueError(f"{path} holds no hook point or label {name!r}, but {known}")
-        return {name: opened.labels(name)}
+        labels = opened.labels(name)
+        # Estimators take classes as numbers: texts are numbered in their alphabetical order.
+        return {name: np.unique(labels, return_inverse=True)[1] if labels.dtype.kind == "U" else labels}
     arrays = {hook_point: opened.numpy(hook_point) for hook_point in names}
     # bfloat16 is a type of its own to numpy, and nothing below computes in it.
     return {key: array.astype(np.float32) if array.dtype.itemsize == 2 else array for key, array in arrays.items()}

@@ -54,7 +54,10 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of the ta
 Labels = Annotated[str, typer.Argument(help="Integer labels (n,).")]
 Groups = Annotated[str | None, typer.Option(help="E.g. the speaker of every row: kept whole in every split.")]
 Method = Annotated[str, typer.Option(help="'path', as scikit-learn stops, or 'converged', the optimum.")]
-ARRAYS = "Arrays come from .npy, .npz or .safetensors files; FILE:NAME takes one of several."
+ARRAYS = (
+    "Arrays come from .npy, .npz or .safetensors files, of which FILE:NAME takes one of several, and from stores of "
+    "hidden states: STORE:HOOK_POINT takes its states, STORE:LABEL a label."
+)
 
 
 @app.command(epilog=ARRAYS)
