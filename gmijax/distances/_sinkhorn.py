@@ -262,9 +262,10 @@ def sinkhorn_divergence(
     """The Sinkhorn divergence V(x, y) - V(x, x) / 2 - V(y, y) / 2, V the `sinkhorn` cost in its convention.
 
     "entropic" is Feydy et al.'s (2019, arXiv:1810.08278): >= 0, and 0 for equal laws only. "transport" (Genevay et al.
-    2018, arXiv:1706.00292) is the sharp one; it may fall below 0. Both tend to the transport cost as epsilon goes to 0
-    and to an MMD (the energy distance halved) as it grows. The interval holds away from the null, where the influences
-    cancel; there read the p-value.
+    2018, arXiv:1706.00292) is the sharp one, without that guarantee. Both tend to the transport cost as epsilon goes to
+    0 and to an MMD (the energy distance halved) as it grows. The interval holds away from the null, where the
+    influences cancel; there read the p-value. Between nearly equal laws at a small epsilon `converged` may need more
+    iterations than the default.
 
     Args:
       x: points of the first law, shape (n, ...).
