@@ -168,6 +168,8 @@ def _estimate(x, y, mask, bandwidths, *, kind, debiased, permutations, level, ke
     median_key, shuffle = jax.random.split(key)
     sides = []
     for k, points in enumerate((x, y)):
+        # From a row of its own first: a constant column is then 0, and not the rounding of its mean.
+        points = jnp.where(mask[:, None], points - points[jnp.argmax(mask)], 0)
         points = jnp.where(mask[:, None], points - (mask @ points) / by.count, 0)
         if kind == "linear":
             width = jnp.ones((), x.dtype)
