@@ -177,7 +177,7 @@ def mmd2(
     U-statistic is degenerate, the interval is then too wide, and the p-value is what to read. "bootstrap" is the
     percentile interval of arXiv:2602.23136's public scripts: rows drawn with replacement, of whose matrix only the
     diagonal is left out; the copies of a row pair up at k = 1, which shifts it up by about (2 - E k(X, X') -
-    E k(Y, Y')) / n. Blocks take the scatter between blocks.
+    E k(Y, Y')) / n. Blocks take the scatter between blocks, and few of them cover too little: five 0.88 at 0.95.
 
     Args:
       x: points of the first law, shape (n, ...).

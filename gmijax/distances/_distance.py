@@ -61,7 +61,9 @@ def known(value: float, *, given: str = "none", space: str = "", name: str = "kn
       A `Distance` without uncertainty, `n` = `m` = 0.
 
     Raises:
-      ValueError: if `given` is none of the three.
+      ValueError: if `value` is negative or NaN, or `given` is none of the three.
     """
     check_given(given)
+    if not value >= 0:  # NaN is not either
+        raise ValueError(f"value must be a distance of at least 0, got {value}")
     return Distance(value, converged=True, name=name, given=given, space=space)

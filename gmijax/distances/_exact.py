@@ -16,6 +16,8 @@ ROWS = 1024  # of one block of pairwise distances
 
 def _points(points: ArrayLike, name: str) -> np.ndarray:
     """The points as rows, float64."""
+    if np.iscomplexobj(points):
+        raise ValueError(f"{name} must be real, got {np.asarray(points).dtype}")
     array = np.asarray(points, np.float64)
     if array.ndim < 2 or not array.size:
         raise ValueError(f"{name} must hold points along its first axis, shape (n, ...), got shape {array.shape}")

@@ -6,6 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Real
 
+from gmijax._checks import is_concrete
+
 
 def _uniform_pieces(n: int, m: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Where two uniform quantile functions are both constant: the rank in each sample, and the lengths."""
@@ -29,9 +31,18 @@ def _weighted_gaps(x: Array, weights_x: Array, y: Array, weights_y: Array) -> tu
     return jnp.abs(x[order_x][rank_x] - y[order_y][rank_y]), jnp.where(lengths <= rounding, 0, lengths)
 
 
+def _check(points: Array, weights: ArrayLike | None, name: str) -> None:
+    if not points.ndim or not points.shape[-1]:
+        raise ValueError(f"{name} must hold points along its last axis, got shape {points.shape}")
+    if weights is not None and is_concrete(weights) and (np.asarray(weights) < 0).any():
+        raise ValueError(f"weights_{name} must be >= 0; a weight of 0 leaves a point out")
+
+
 def _gaps(x: ArrayLike, y: ArrayLike, weights_x: ArrayLike | None, weights_y: ArrayLike | None) -> tuple[Array, Array]:
     """|F^-1 - G^-1| on the pieces where both quantile functions are constant, and the pieces' lengths."""
     x, y = jnp.asarray(x), jnp.asarray(y)
+    _check(x, weights_x, "x")
+    _check(y, weights_y, "y")
     dtype = jnp.result_type(x, y, jnp.float32)
     x, y = x.astype(dtype), y.astype(dtype)
     if weights_x is None and weights_y is None:
@@ -59,6 +70,9 @@ def w1_line(
 
     Returns:
       The distance in the unit of the points. NaN for points or masses that are NaN, or masses that sum to 0.
+
+    Raises:
+      ValueError: for laws without points, and for masses that are negative where their values are known.
     """
     gaps, lengths = _gaps(x, y, weights_x, weights_y)
     return jnp.sum(gaps * lengths, axis=-1)
