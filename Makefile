@@ -50,6 +50,7 @@ bench: $(VENV)/.stamp
 	$(BIN)/python benchmarks/modes.py
 	$(BIN)/python benchmarks/probes.py
 	$(BIN)/python benchmarks/estimators.py
+	$(BIN)/python benchmarks/store.py
 
 clean:
 	rm -rf $(VENV) results dist build

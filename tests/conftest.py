@@ -1,6 +1,10 @@
 """Settings for all tests: no accelerator, reproducible property tests, float64 where a test asks for it."""
 
 import os
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
@@ -19,6 +23,20 @@ def _forget_programs():
     """Programs hold memory maps, a dozen each, and Linux grants 65,530: a worker that kept all would crash."""
     yield
     jax.clear_caches()
+
+
+@pytest.fixture(scope="session")
+def run_program() -> Callable[..., str]:
+    """Runs Python code in a process of its own, on so many simulated devices, and returns what it printed."""
+
+    def run(code: str, *arguments, devices: int = 1) -> str:
+        flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
+        command = [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)]
+        done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"XLA_FLAGS": flags})
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    return run
 
 
 @pytest.fixture

@@ -1,9 +1,5 @@
 """A NamedSharding on the sample axis changes no number: every estimator on 8 simulated devices and on one."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 
 SCRIPT = """
@@ -40,9 +36,5 @@ for name, (estimator, arguments) in estimators.items():
 
 
 @pytest.mark.slow
-def test_eight_devices_give_the_numbers_of_one():
-    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
-    environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
-    done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, env=environment, timeout=600)
-    assert done.returncode == 0, done.stderr
-    assert len(done.stdout.split()) == 6
+def test_eight_devices_give_the_numbers_of_one(run_program):
+    assert len(run_program(SCRIPT, devices=8).split()) == 6

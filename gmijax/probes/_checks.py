@@ -52,6 +52,11 @@ def check_hidden_states(hidden_states: ArrayLike) -> jax.Array:
     return array
 
 
+def layers_of(hidden_states: jax.Array) -> list[jax.Array]:
+    """The layers one by one; of rows without that axis, themselves and not a copy."""
+    return [hidden_states] if hidden_states.ndim == 2 else list(hidden_states)
+
+
 def check_labels(labels: ArrayLike, n: int) -> jax.Array | np.ndarray:
     """Integer labels >= 0 with one entry a row, (n,) or (label_sets, n)."""
     array = labels if isinstance(labels, jax.Array) else np.asarray(labels)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple
@@ -14,8 +15,8 @@ from jaxtyping import Array, Float, Int
 from numpy.typing import ArrayLike
 
 from gmijax._checks import check_level, is_concrete
-from gmijax.probes._checks import AXES, Layout, check_hidden_states, check_labels, check_rows
-from gmijax.probes._fit import Probe, log_probabilities, per_problem
+from gmijax.probes._checks import AXES, Layout, check_hidden_states, check_labels, check_rows, layers_of
+from gmijax.probes._fit import Probe, layer_log_probabilities, per_problem
 from gmijax.stats import Interval, influence_standard_error, normal_interval
 
 
@@ -244,9 +245,9 @@ def _summarise(
     }
 
 
-def scores(probe: Probe, x: Float[Array, "layers n d"], codes: Int[Array, "sets n"]) -> Scores:
+def scores(probe: Probe, layers: Sequence[Float[Array, "n d"]], codes: Int[Array, "sets n"]) -> Scores:
     """Log-likelihoods of the true classes and predictions, of a probe that has every axis."""
-    table = log_probabilities(probe, x)  # (layers, sets, penalties, splits, n, K)
+    table = layer_log_probabilities(probe, layers)  # (layers, sets, penalties, splits, n, K)
     index = jnp.broadcast_to(codes[:, None, None, :], table.shape[:-1])
     own = jnp.take_along_axis(table, index[..., None], axis=-1)[..., 0]
     return Scores(own, jnp.argmax(table, axis=-1))
@@ -358,7 +359,7 @@ def evaluate(
         raise ValueError(f"labels holds {np.asarray(checked).reshape(len(kinds), -1)[k, row]}, which the probe lacks")
     codes = jnp.argmax(matches, axis=-1)
     unit, units = check_units(groups, x.shape[-2])
-    found = scores(whole, x.reshape(layout.full[0], *x.shape[-2:]), codes)
+    found = scores(whole, layers_of(x), codes)
     count = [int((np.asarray(one) >= 0).sum()) for one in kinds] if is_concrete(kinds) else [kinds.shape[1]]
     figures = summarise(
         found,

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int
 from numpy.typing import ArrayLike
 
 from gmijax._checks import check_choice, is_concrete
-from gmijax.probes._checks import AXES, Layout, check_hidden_states, check_labels, check_rows
+from gmijax.probes._checks import AXES, Layout, check_hidden_states, check_labels, check_rows, layers_of
 from gmijax.probes._solver import Solution, Standardised, solve, standardise
 
 Method = Literal["path", "converged"]
@@ -198,7 +198,7 @@ def _fit_layer(rows, targets: list[Targets], weights, penalty, **options) -> tup
 
 
 def fit_problems(
-    x: Float[Array, "layers n d"] | list[Array],
+    layers: Sequence[Float[Array, "n d"]],
     targets: list[Targets],
     weights: Float[Array, "sets splits n"],
     penalty: Float[ArrayLike, "layers sets penalties splits"],
@@ -209,16 +209,16 @@ def fit_problems(
 ) -> Probe:
     """`fit` on checked arguments; every axis is there, and `penalty` may differ by problem.
 
-    Layers share nothing and go one by one; a list of them spares the copies that an array's would be.
+    Layers share nothing and go one by one.
     """
-    width, dtype = (x[0] if isinstance(x, list) else x).shape[-1], weights.dtype
+    width, dtype = layers[0].shape[-1], weights.dtype
     penalty = jnp.asarray(penalty, dtype)
     options = {
         "tolerance": jnp.asarray(tolerance, dtype),
         "by_gap": method == "converged",
         "max_iterations": max_iterations,
     }
-    fits = [_fit_layer(rows, targets, weights, own, **options) for rows, own in zip(x, penalty, strict=True)]
+    fits = [_fit_layer(rows, targets, weights, own, **options) for rows, own in zip(layers, penalty, strict=True)]
     solution, mean, scale = jax.tree.map(lambda *leaves: jnp.stack(leaves), *fits)
     widest = max(len(one.classes) for one in targets)
     classes = np.stack([np.pad(one.classes, (0, widest - len(one.classes)), constant_values=-1) for one in targets])
@@ -333,7 +333,7 @@ def fit(
     check_trained(targets, rows, "weights")
     strength = jnp.broadcast_to(jnp.asarray(strength, x.dtype).reshape(1, 1, -1, 1), layout.full)
     probe = fit_problems(
-        [x] if x.ndim == 2 else list(x),
+        layers_of(x),
         targets,
         rows.astype(x.dtype),
         strength,
@@ -354,6 +354,27 @@ def _log_probabilities(weight, bias, mean, scale, x):
     return jax.nn.log_softmax(jnp.swapaxes(logits, 1, 2) + offset[:, None, :], axis=-1)
 
 
+def layer_log_probabilities(probe: Probe, layers: Sequence[Float[Array, "n d"]]) -> Float[Array, "*batch n k"]:
+    """`log_probabilities` on checked layers."""
+    batch, (k, d) = probe.weight.shape[:-2], probe.weight.shape[-2:]
+
+    def flat(a, tail):
+        return a.reshape(len(layers), -1, *tail)
+
+    parts = [
+        _log_probabilities(*arguments)
+        for arguments in zip(
+            flat(probe.weight, (k, d)),
+            flat(probe.bias, (k,)),
+            flat(probe.mean, (d,)),
+            flat(probe.scale, (d,)),
+            layers,
+            strict=True,
+        )
+    ]
+    return jnp.stack(parts).reshape(*batch, layers[0].shape[0], k)
+
+
 def log_probabilities(probe: Probe, hidden_states: ArrayLike) -> Float[Array, "*batch n k"]:
     """Log P(class | hidden state) of every row by every probe. Jits, vmaps, and is differentiable in the rows.
 
@@ -368,28 +389,14 @@ def log_probabilities(probe: Probe, hidden_states: ArrayLike) -> Float[Array, "*
       ValueError: if the width or the number of layers is not the probe's.
     """
     x = check_hidden_states(hidden_states)
-    batch, (k, d) = probe.weight.shape[:-2], probe.weight.shape[-2:]
+    batch, d = probe.weight.shape[:-2], probe.weight.shape[-1]
     if x.shape[-1] != d:
         raise ValueError(f"hidden_states has width {x.shape[-1]} and the probe was fitted at width {d}")
     layers = batch[0] if "layers" in probe.axes else 1
     if x.ndim != 2 + ("layers" in probe.axes) or (x.ndim == 3 and x.shape[0] != layers):
         raise ValueError(f"hidden_states has shape {x.shape} and the probe leading axes {probe.axes} of sizes {batch}")
 
-    def flat(a, tail):
-        return a.reshape(layers, -1, *tail)
-
-    parts = [
-        _log_probabilities(*arguments)
-        for arguments in zip(
-            flat(probe.weight, (k, d)),
-            flat(probe.bias, (k,)),
-            flat(probe.mean, (d,)),
-            flat(probe.scale, (d,)),
-            [x] if x.ndim == 2 else list(x),
-            strict=True,
-        )
-    ]
-    return jnp.stack(parts).reshape(*batch, x.shape[-2], k)
+    return layer_log_probabilities(probe, layers_of(x))
 
 
 def predict(probe: Probe, hidden_states: ArrayLike) -> Int[Array, "*batch n"]:

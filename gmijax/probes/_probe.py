@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 
 from gmijax._checks import check_choice, check_level
 from gmijax.probes import splits
-from gmijax.probes._checks import AXES, Layout, check_hidden_states, check_labels
+from gmijax.probes._checks import AXES, Layout, check_hidden_states, check_labels, layers_of
 from gmijax.probes._evaluate import (
     Estimate,
     ProbeResult,
@@ -76,16 +76,16 @@ def _split_training(labels, groups, held_out, seeds, test_share) -> np.ndarray:
     return validation
 
 
-def _validation_losses(x, targets: list[Targets], codes, train, validation, penalty, **options) -> jax.Array:
+def _validation_losses(layers, targets: list[Targets], codes, train, validation, penalty, **options) -> jax.Array:
     """Mean losses on rows apart, (layers, sets, penalties, splits)."""
-    weights = jnp.asarray(train, x.dtype)
-    full = (x.shape[0], weights.shape[0], len(penalty), weights.shape[1])
-    probe = fit_problems(x, targets, weights, jnp.broadcast_to(penalty[:, None], full), **options)
-    share = jnp.asarray(validation / validation.sum(axis=-1, keepdims=True), x.dtype)[None, :, None]
-    return -jnp.sum(jnp.where(share > 0, share * scores(probe, x, codes).log_likelihoods, 0), axis=-1)
+    weights = jnp.asarray(train, layers[0].dtype)
+    full = (len(layers), weights.shape[0], len(penalty), weights.shape[1])
+    probe = fit_problems(layers, targets, weights, jnp.broadcast_to(penalty[:, None], full), **options)
+    share = jnp.asarray(validation / validation.sum(axis=-1, keepdims=True), weights.dtype)[None, :, None]
+    return -jnp.sum(jnp.where(share > 0, share * scores(probe, layers, codes).log_likelihoods, 0), axis=-1)
 
 
-def _controls(x, codes, classes, held_out, penalty, shuffles, key, **options) -> jax.Array:
+def _controls(layers, codes, classes, held_out, penalty, shuffles, key, **options) -> jax.Array:
     """Accuracies on shuffled labels of one set, (layers, penalties, shuffles).
 
     A row's label moves together with its place in the splits, so that every shuffle is as stratified as the truth and
@@ -94,12 +94,12 @@ def _controls(x, codes, classes, held_out, penalty, shuffles, key, **options) ->
     orders = np.asarray(permutations_within(jnp.zeros(codes.shape, jnp.int32), shuffles, key=key))
     moved, tested = np.asarray(codes)[orders], np.moveaxis(held_out[:, orders], 1, 0)
     targets = [Targets(jnp.asarray(one), classes) for one in moved]
-    weights = jnp.asarray(~tested, x.dtype)
-    strength = jnp.broadcast_to(penalty, (x.shape[0], shuffles, *penalty.shape[2:]))
-    probe = fit_problems(x, targets, weights, strength, **options)
-    right = scores(probe, x, jnp.asarray(moved)).predictions == moved[None, :, None, None]
+    weights = jnp.asarray(~tested, layers[0].dtype)
+    strength = jnp.broadcast_to(penalty, (len(layers), shuffles, *penalty.shape[2:]))
+    probe = fit_problems(layers, targets, weights, strength, **options)
+    right = scores(probe, layers, jnp.asarray(moved)).predictions == moved[None, :, None, None]
     share = tested / tested.sum(axis=-1, keepdims=True)
-    accuracy = jnp.mean(jnp.sum(right * jnp.asarray(share, x.dtype)[None, :, None], axis=-1), axis=-1)
+    accuracy = jnp.mean(jnp.sum(right * jnp.asarray(share, weights.dtype)[None, :, None], axis=-1), axis=-1)
     return jnp.swapaxes(accuracy, 1, 2)
 
 
@@ -134,7 +134,7 @@ class _Task:
         self.targets = encode(self.sets)
         self.codes = jnp.stack([one.codes for one in self.targets])
         self.held_out = _split_rows(self.sets, groups, seeds, test_share)
-        self.layers = self.x.reshape(-1, *self.x.shape[-2:])
+        self.layers = layers_of(self.x)
         self.full = (len(self.layers), len(self.sets), len(self.penalty), len(seeds))
         check_trained(self.targets, jnp.asarray(~self.held_out, self.x.dtype), "groups")
 
@@ -294,7 +294,7 @@ def best_layer(
     layer, strength = np.divmod(choice, len(task.penalty))
     chosen, found = [], []
     for s in range(len(seeds)):  # one layer each: nothing is shared but the program
-        rows = task.layers[layer[s]][None]
+        rows = [task.layers[layer[s]]]
         own = task.penalty[strength[s]].reshape(1, 1, 1, 1)
         one = fit_problems(rows, task.targets, jnp.asarray(train[:, s : s + 1], task.x.dtype), own, **task.options)
         chosen.append(one)

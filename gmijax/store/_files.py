@@ -55,7 +55,7 @@ def _hdf5(path: Path) -> tuple[dict[str, Any], dict[str, Callable[[slice], np.nd
     try:
         import h5py
     except ImportError:
-        raise StoreError(f"{path} needs h5py to be read; run: pip install h5py") from None
+        raise StoreError(f"{path} needs h5py to be read; run: pip install 'gmijax[hdf5]'") from None
 
     def reader(name: str) -> Callable[[slice], np.ndarray]:
         def read(rows: slice) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Bounds are never violated on random finite laws, sharp where they should be, and refuse what does not combine."""
 
+import dataclasses
 import math
 
 import jax
@@ -267,7 +268,7 @@ def test_what_does_not_combine_is_refused():
     with pytest.raises(ValueError, match="scale must be"):
         bounds.messages(-1.0, SLOPE, good)
     with pytest.raises(ValueError, match="w1 must be"):
-        bounds.messages(1.0, SLOPE, distance(math.nan, "(c, y)", "z"))
+        bounds.messages(1.0, SLOPE, dataclasses.replace(good, value=math.nan))
     with pytest.raises(ValueError, match="diameter must be"):
         bounds.paper(SLOPE, math.nan, good)
     with pytest.raises(ValueError, match="w_inf must be"):

@@ -78,3 +78,30 @@ def smollm2() -> Path:
         return bundled_decoder()
     except FileNotFoundError as error:
         pytest.skip(str(error))
+
+
+MEASURE = """
+    import json, sys
+    import jax, jax.numpy as jnp, numpy as np
+    from flax import nnx
+    from gmijax.checkpoints import load_model
+
+    def resident(name):
+        with open("/proc/self/status") as file:
+            return next(int(line.split()[1]) * 1024 for line in file if line.startswith(name))
+
+    load_model(sys.argv[1])  # imports, compilers and thread pools are no part of the measure
+    before = resident("VmRSS")
+    model = load_model(sys.argv[2], dtype=jnp.dtype(sys.argv[3]))
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(nnx.state(model)))
+    grown = resident("VmHWM") - before
+    logits = np.asarray(model(jnp.arange(8)[None]).logits, np.float32)
+    print(json.dumps([grown, size, [*logits.shape, float(logits.std())]]))
+"""
+
+
+@pytest.fixture
+def measure_loading(llama31, run_program) -> Callable[..., list]:
+    """Loads a folder in a process of its own: by how many bytes it grew at most, those of the weights, and the shape
+    and spread of the logits of 8 tokens."""
+    return lambda folder, dtype="float32": json.loads(run_program(MEASURE, llama31, folder, dtype))

@@ -1,8 +1,4 @@
-import json
-import os
-import subprocess
 import sys
-import textwrap
 
 import jax
 import jax.numpy as jnp
@@ -269,35 +265,10 @@ def test_config_that_no_model_honours(write_folder, config, tensors):
     assert isinstance(load_model(write_folder(tensors, config=by_type)), Llama)
 
 
-MEASURE = """
-    import jax, json, sys
-    from flax import nnx
-    from gmijax.checkpoints import load_model
-
-    def resident(name):
-        with open("/proc/self/status") as file:
-            return next(int(line.split()[1]) * 1024 for line in file if line.startswith(name))
-
-    load_model(sys.argv[1])  # imports, compilers and thread pools are no part of the measure
-    before = resident("VmRSS")
-    model = load_model(sys.argv[2])
-    sizes = [leaf.nbytes for leaf in jax.tree.leaves(nnx.state(model))]
-    print(json.dumps([resident("VmHWM") - before, sum(sizes)]))
-"""
-
-
-def run(code: str, *arguments, **environment) -> str:
-    command = [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)]
-    env = {**os.environ, "JAX_PLATFORMS": "cpu", **environment}
-    done = subprocess.run(command, capture_output=True, text=True, env=env)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 @pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
-def test_loading_holds_the_weights_once(write_folder, llama31, config, dtype):
+def test_loading_holds_the_weights_once(write_folder, measure_loading, config, dtype):
     width, inner, vocabulary, layers = 512, 1536, 8000, 16
     config |= {"hidden_size": width, "intermediate_size": inner, "vocab_size": vocabulary}
     config |= {"num_hidden_layers": layers, "head_dim": 64, "num_attention_heads": 8, "num_key_value_heads": 8}
@@ -309,7 +280,7 @@ def test_loading_holds_the_weights_once(write_folder, llama31, config, dtype):
         shapes |= {f"{stem}mlp.down_proj.weight": (width, inner)}
         shapes |= {f"{stem}{n}_layernorm.weight": (width,) for n in ("input", "post_attention")}
     folder = write_folder({key: np.ones(shape, dtype) for key, shape in shapes.items()}, config=config)
-    grown, parameters = json.loads(run(MEASURE, llama31, folder))
+    grown, parameters, _ = measure_loading(folder)
     assert parameters > 200e6
     largest = 4 * vocabulary * width
     assert grown <= 1.35 * parameters + largest, f"{grown / parameters:.2f} times the parameters"
@@ -331,5 +302,5 @@ SHARDED = """
 
 
 @pytest.mark.slow
-def test_leaves_go_to_the_devices_asked_for(llama31):
-    run(SHARDED, llama31, XLA_FLAGS="--xla_force_host_platform_device_count=2")
+def test_leaves_go_to_the_devices_asked_for(llama31, run_program):
+    run_program(SHARDED, llama31, devices=2)

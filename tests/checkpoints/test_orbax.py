@@ -1,8 +1,4 @@
 import json
-import os
-import subprocess
-import sys
-import textwrap
 from pathlib import Path
 
 import jax
@@ -71,15 +67,12 @@ SHARDED = """
     import sys
     import jax, numpy as np
     from flax import nnx
-    from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
-    from safetensors.numpy import load_file
+    from jax.sharding import AxisType
     from gmijax.checkpoints import load_model
     from gmijax.models import tensor_sharding
-    from gmijax.scoring import next_token_loss
 
     source, written = sys.argv[1:]
     mesh = jax.make_mesh((2, 4), ("batch", "model"), axis_types=(AxisType.Auto,) * 2)
-    inputs = load_file(source + "/inputs.safetensors")
     one = load_model(source)
     many = load_model(source, sharding=tensor_sharding(mesh))
     restored = load_model(written, sharding=tensor_sharding(mesh))
@@ -89,26 +82,9 @@ SHARDED = """
         assert len(b.sharding.device_set) == 8 and b.sharding == c.sharding
         np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
         np.testing.assert_array_equal(np.asarray(a), np.asarray(c))
-
-    def run(model, put):
-        ids, mask = (put(inputs[name].astype("i4")) for name in ("input_ids", "attention_mask"))
-        media = model.Media(put(inputs["pixel_values"]))
-        output = model(ids, media, attention_mask=mask, hook_points=model.hook_points)
-        def loss(soft):
-            return next_token_loss(model(ids, media, soft_tokens=soft, attention_mask=mask).logits[:, :7], ids)
-        gradient = jax.grad(loss)(output.hidden_states["adapter_output"])
-        return {**output.hidden_states, "logits": output.logits, "gradient": gradient}
-
-    split = lambda x: jax.device_put(x, NamedSharding(mesh, P("batch")))
-    expected, found = run(one, lambda x: x), run(restored, split)
-    for name, value in expected.items():
-        np.testing.assert_allclose(found[name], value, rtol=0, atol=1e-5 * np.abs(value).max(), err_msg=name)
 """
 
 
 @pytest.mark.slow
-def test_eight_devices_give_the_numbers_of_one(converted):
-    env = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
-    command = [sys.executable, "-c", textwrap.dedent(SHARDED), str(TINY / "prismatic_dinov2"), str(converted)]
-    done = subprocess.run(command, capture_output=True, text=True, env=env)
-    assert done.returncode == 0, done.stderr
+def test_restores_on_eight_devices(converted, run_program):
+    run_program(SHARDED, TINY / "prismatic_dinov2", converted, devices=8)

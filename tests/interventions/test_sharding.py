@@ -1,9 +1,5 @@
 """Edits, gradients and swaps give the same answer on 8 devices as on one."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 
 PROGRAM = """
@@ -42,7 +38,5 @@ print("equal")
 
 
 @pytest.mark.slow
-def test_eight_devices_agree_with_one():
-    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
-    done = subprocess.run([sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True, check=False)
-    assert done.stdout.strip() == "equal", done.stderr
+def test_eight_devices_agree_with_one(run_program):
+    assert run_program(PROGRAM, devices=8) == "equal"

@@ -1,9 +1,5 @@
 """The same answers on one device and on eight."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 
 PROGRAM = """
@@ -31,10 +27,5 @@ print("same")
 
 
 @pytest.mark.slow
-def test_eight_devices_give_the_same_numbers():
-    environment = os.environ | {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
-        "JAX_PLATFORMS": "cpu",
-    }
-    done = subprocess.run([sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True, check=False)
-    assert done.stdout.strip() == "same", done.stderr
+def test_eight_devices_give_the_same_numbers(run_program):
+    assert run_program(PROGRAM, devices=8) == "same"

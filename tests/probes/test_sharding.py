@@ -1,9 +1,5 @@
 """Probes on rows that lie on 8 devices are those on one; a shape compiles once."""
 
-import os
-import subprocess
-import sys
-
 import chex
 import jax
 import numpy as np
@@ -34,10 +30,8 @@ print("equal")
 
 
 @pytest.mark.slow
-def test_eight_devices_agree_with_one():
-    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
-    done = subprocess.run([sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True, check=False)
-    assert done.stdout.strip() == "equal", done.stderr
+def test_eight_devices_agree_with_one(run_program):
+    assert run_program(PROGRAM, devices=8) == "equal"
 
 
 def test_one_compilation_a_shape():

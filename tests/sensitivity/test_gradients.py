@@ -1,9 +1,5 @@
 """Gradients and slopes: closed forms, finite differences, padding, batching, tracing, bad input."""
 
-import os
-import subprocess
-import sys
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -209,12 +205,8 @@ print("same on", jax.device_count())
 
 
 @pytest.mark.slow
-def test_eight_devices_give_the_same():
-    flags = "--xla_force_host_platform_device_count=8"
-    done = subprocess.run(
-        [sys.executable, "-c", SHARDED], capture_output=True, text=True, env=os.environ | {"XLA_FLAGS": flags}
-    )
-    assert done.stdout.strip() == "same on 8", done.stderr
+def test_eight_devices_give_the_same(run_program):
+    assert run_program(SHARDED, devices=8) == "same on 8"
 
 
 def test_gradients_of_gradients():

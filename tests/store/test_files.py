@@ -154,5 +154,5 @@ def test_files_without_states(tmp_path, monkeypatch):
         store.open(tmp_path / "none.h5")
     monkeypatch.setitem(sys.modules, "h5py", None)
     (tmp_path / "a.h5").write_bytes(b"")
-    with pytest.raises(store.StoreError, match="pip install h5py"):
+    with pytest.raises(store.StoreError, match="pip install 'gmijax\\[hdf5\\]'"):
         store.open(tmp_path / "a.h5")
