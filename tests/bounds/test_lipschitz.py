@@ -178,7 +178,7 @@ def test_inconsistencies(known):
     assert "by_c given c = 1 exceeds by_y given (c, y) = 0.5" in found
     assert bounds.inconsistencies(by_c=given_c, by_y=known(0.5, given="(c, y)", space="other")) == ()
     with pytest.raises(ValueError, match="w1 must be"):
-        bounds.inconsistencies(w1=known(-1.0, given="c"))
+        bounds.inconsistencies(w1=dataclasses.replace(given_c, value=-1.0))
 
 
 def test_what_cannot_be_used_is_refused(known):
