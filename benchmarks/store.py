@@ -1,9 +1,11 @@
 """Reading and writing the store beside h5py: reopened for every row, as the paper's code does, and in bulk.
 
 Everything is in the page cache; CPU seconds, in which the decompression that h5py's plain files need not do counts.
+
+Run: python benchmarks/store.py [--rows N] [--width D]
 """
 
-from _bench import measure, once, report, row
+from _bench import measure, once, report, row  # first: it pins the process
 
 import argparse
 import tempfile
@@ -59,26 +61,24 @@ def main() -> None:
     n, width = (arguments := parser.parse_args()).rows, arguments.width
     states = np.random.default_rng(0).standard_normal((n, width)).astype(np.float32)
     few = n // 8
-    table = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         count = iter(range(100))
-        ours = measure(lambda: write_store(folder / f"s{next(count)}", states), 3)
+        writing = measure(lambda: write_store(folder / f"s{next(count)}", states), 3)
         with h5py.File(folder / "rows.h5", "w") as file:
             file.create_dataset("h", states.shape, np.float32)
-        _, seconds = once(lambda: write_rows(folder / "rows.h5", states, few))
-        note = f"{few} of {n} rows"
-        table.append(row(f"write {n} x {width}", ours, "h5py, reopened a row", seconds * n / few, 0.0, note))
-        bulk = measure(lambda: write_bulk(folder / "bulk.h5", states), 3)
-        table.append(row(f"write {n} x {width}", ours, "h5py in bulk", bulk.seconds, 0.0))
-        opened = store.open(folder / "s0")
-        error = float(np.abs(opened.numpy("h") - states).max())
-        ours = measure(lambda: store.open(folder / "s0").numpy("h"), 3)
-        _, seconds = once(lambda: read_rows(folder / "bulk.h5", few))
-        table.append(row(f"read {n} x {width}", ours, "h5py, reopened a row", seconds * n / few, error, note))
-        bulk = measure(lambda: read_bulk(folder / "bulk.h5"), 3)
-        table.append(row(f"read {n} x {width}", ours, "h5py in bulk", bulk.seconds, error))
-    report("Store of hidden states", table, "store.json", types="float32 on both sides")
+        _, written = once(lambda: write_rows(folder / "rows.h5", states, few))
+        bulk_written = measure(lambda: write_bulk(folder / "bulk.h5", states), 3)
+        reading = measure(lambda: store.open(folder / "s0").numpy("h"), 3)
+        _, read = once(lambda: read_rows(folder / "bulk.h5", few))
+        bulk_read = measure(lambda: read_bulk(folder / "bulk.h5"), 3)
+        error = float(np.abs(store.open(folder / "s0").numpy("h") - states).max())
+    table = []
+    for what, ours, by_row, bulk in (("write", writing, written, bulk_written), ("read", reading, read, bulk_read)):
+        name, note = f"{what} {n} x {width}", f"{few} of {n} rows measured"
+        for peer, seconds, mark in (("reopened for every row", by_row * n / few, note), ("in bulk", bulk.seconds, "")):
+            table.append(row(name, ours, f"h5py {peer}", seconds, error, mark, "float32 / float32"))
+    report("Store of hidden states", table, "benchmark_store.json")
 
 
 if __name__ == "__main__":
