@@ -183,7 +183,7 @@ def gqa(tmp_path, write) -> Path:
                 "objects": {"1": dress, "2": dress | {"name": "pipe", "x": 30, "w": 3}},
             },
             "n16": {"width": 60, "height": 40, "objects": {}},
-            "unasked": {"width": 60, "height": 40, "objects": {"3": dress}},
+            "unasked": {"width": 60, "height": 40, "objects": {"3": dress | {"w": 1}}},
         },
     )
     for name in ("2414", "n16"):

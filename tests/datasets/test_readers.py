@@ -330,6 +330,8 @@ class TestGqa:
         assert labels(dataset, "answer") == ["no", "pipe", "woman"]
         assert labels(dataset, "object_category") == [None, "dress", "dress"]
         assert labels(dataset, "object_count") == [None, "2-4", "2-4"]
+        # The tertiles are over the images asked about: beside the unasked one, whose object is smaller, it is large.
+        assert labels(dataset, "object_size") == [None, "small", "small"]
         # Boxes of 30 x 20 and of 3 x 20 in 60 x 40.
         assert labels(dataset, "mean_object_area") == pytest.approx([None, 0.1375, 0.1375], abs=1e-12)
         assert dataset[1].image().size == (8, 6)
