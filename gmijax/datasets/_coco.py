@@ -49,8 +49,8 @@ def coco(root: Path, *, split: str = "val2017", captions: str = "first") -> Data
             rows += [(key, f"{name}#{number}", text) for number, text in own]
     samples = []
     for (key, name, text), word in zip(rows, lexical_labels([text for _, _, text in rows]), strict=True):
-        own_labels = labels[key] if word is None else labels[key] | {"lexical": word}
-        samples.append(Sample(name, dict(own_labels), text, image=ImageFile(folder / images[key].file_name)))
+        own_labels = labels[key] | ({} if word is None else {"lexical": word})
+        samples.append(Sample(name, own_labels, text, image=ImageFile(folder / images[key].file_name)))
     return Dataset("coco", samples, root=annotations)
 
 
