@@ -16,6 +16,8 @@ from numpy.typing import ArrayLike
 from gmijax._checks import check_choice, is_concrete
 from gmijax.probes._checks import AXES, Layout, check_hidden_states, check_labels, check_rows, layers_of
 from gmijax.probes._solver import Solution, Standardised, solve, standardise
+from gmijax.probes._stream import Source, check_alone, solve_stream
+from gmijax.stats import Chunks
 
 Method = Literal["path", "converged"]
 TOLERANCES: dict[str, float] = {"path": 1e-4, "converged": 1e-5}
@@ -247,6 +249,41 @@ def _widen(solution: Solution, width: int, widest: int) -> Solution:
     return solution._replace(weight=weight, bias=bias)
 
 
+def _fit_stream(
+    source: Source,
+    labels: np.ndarray,
+    penalty: float,
+    classes: int | None,
+    *,
+    method: str,
+    tolerance: float,
+    max_iterations: int,
+) -> Probe:
+    """`fit` of one problem on checked arguments, by passes over chunks."""
+    codes, kinds = encode(labels[None], classes)[0]
+    if (absent := np.bincount(np.asarray(codes), minlength=len(kinds)) == 0).any():
+        raise ValueError(f"labels leaves class {kinds[absent][0]} without a training row")
+    solution, mean, scale = solve_stream(
+        source,
+        np.asarray(codes),
+        len(kinds),
+        penalty,
+        tolerance=tolerance,
+        by_gap=method == "converged",
+        iterations=max_iterations,
+    )
+    return Probe(
+        **_widen(solution, len(kinds), len(kinds))._asdict(),
+        mean=jnp.asarray(mean),
+        scale=jnp.asarray(scale),
+        classes=jnp.asarray(kinds, jnp.int32),
+        penalty=jnp.asarray(penalty, mean.dtype),
+        axes=(),
+        method=method,
+        tolerance=tolerance,
+    )
+
+
 def shape_probe(probe: Probe, layout: Layout) -> Probe:
     """Drops the axes that the caller did not have."""
     leaves = per_problem(probe, lambda a: a.reshape(*layout.shape, *a.shape[len(AXES) :]))
@@ -281,7 +318,7 @@ def check_penalty(penalty: ArrayLike | Sequence[float]) -> np.ndarray | jax.Arra
 
 
 def fit(
-    hidden_states: ArrayLike,
+    hidden_states: ArrayLike | Source,
     labels: ArrayLike,
     *,
     weights: ArrayLike | None = None,
@@ -301,7 +338,9 @@ def fit(
     - "converged" is the optimum: until `gap` is below `tolerance` (1e-5) times the objective.
 
     Args:
-      hidden_states: rows, (n, d) or (layers, n, d). float64 stays, all else becomes float32.
+      hidden_states: rows, (n, d) or (layers, n, d). float64 stays, all else becomes float32. Or a callable that
+        returns a fresh iterable of arrays (n_i, d) on every call, for more rows than memory holds: every step is then
+        a pass over them, the optimiser is scipy's, and labels, penalty and weights are (n,), a number and None.
       labels: integers >= 0, (n,) or (label_sets, n).
       weights: training weight of each row, 0 for held-out rows: (n,), (splits, n) or (label_sets, splits, n). All rows
         are trained on where it is None.
@@ -318,6 +357,16 @@ def fit(
       ValueError: for shapes that do not fit, hidden states that are not finite, labels that are no integers >= 0 or all
         the same, a class without a training row, or an option out of range.
     """
+    if isinstance(hidden_states, Chunks) or callable(hidden_states):
+        return _fit_stream(
+            hidden_states,
+            check_alone(labels, penalty, weights),
+            float(check_penalty(penalty)),
+            classes,
+            method=method,
+            tolerance=check_options(method, tolerance, max_iterations),
+            max_iterations=max_iterations,
+        )
     x = check_hidden_states(hidden_states)
     checked = check_labels(labels, x.shape[-2])
     rows, has_splits = check_rows(jnp.ones(x.shape[-2]) if weights is None else weights, checked, "weights")

@@ -218,9 +218,15 @@ def _remember(memory: _Memory, slot: jax.Array, step: jax.Array, change: jax.Arr
     return _Memory(pairs, products, memory.used.at[:, slot].set(kept))
 
 
-def _gap(data: _Data, theta: jax.Array, gradient: jax.Array) -> jax.Array:
-    """Strong convexity's bound on objective - optimum, plus what the biases' residual could add."""
-    ridge = jnp.maximum(data.ridge[:, 0, 0], jnp.finfo(theta.dtype).tiny)
+def gap_bound(ridge: jax.Array, theta: jax.Array, gradient: jax.Array) -> jax.Array:
+    """Strong convexity's bound on objective - optimum, plus what the biases' residual could add.
+
+    Args:
+      ridge: the penalty's factor on the squared weights, (problems,).
+      theta: weights and, as the last of the features, biases, (problems, columns, d + 1).
+      gradient: of the objective there.
+    """
+    ridge = jnp.maximum(ridge, jnp.finfo(theta.dtype).tiny)
     weights, biases = gradient[:, :, :-1], theta[:, :, -1]
     reach = jnp.max(jnp.abs(biases - (jnp.mean(biases, axis=1, keepdims=True) if biases.shape[1] > 1 else 0)), axis=1)
     return _dot(weights, weights) / (2 * ridge) + jnp.sum(jnp.abs(gradient[:, :, -1]), axis=1) * reach
@@ -229,6 +235,47 @@ def _gap(data: _Data, theta: jax.Array, gradient: jax.Array) -> jax.Array:
 def _objective(data: _Data, theta: jax.Array, logits: jax.Array) -> jax.Array:
     own = jnp.sum(data.onehot * logits, axis=1)
     return jnp.sum(data.share * (_normalised(logits)[1] - own), axis=1) + 0.5 * _dot(data.ridge * theta, theta)
+
+
+def prior_biases(share: jax.Array) -> jax.Array:
+    """The best biases of W = 0 for shares of the columns' classes (..., columns); a lone column's is a log-odds."""
+    share = jnp.maximum(share, jnp.finfo(share.dtype).tiny)
+    if share.shape[-1] == 1:
+        return jnp.log(share) - jnp.log(jnp.maximum(1 - share, jnp.finfo(share.dtype).tiny))
+    return jnp.log(share) - jnp.mean(jnp.log(share), axis=-1, keepdims=True)
+
+
+@partial(jax.jit, static_argnames="classes")
+def add_rows(
+    theta: Float[Array, "columns features"],
+    rows: Float[Array, "n d"],
+    mean: Float[Array, " d"],
+    factor: Float[Array, " d"],
+    targets: Int[Array, " n"],
+    *,
+    classes: int,
+) -> tuple[Float[Array, ""], Float[Array, "columns features"]]:
+    """The sum over some rows of the cross-entropy of one problem, and its gradient.
+
+    Args:
+      theta: weights and, as the last of the features, biases.
+      rows: as they are.
+      mean: subtracted from them.
+      factor: multiplies what is left.
+      targets: classes 0..classes - 1.
+      classes: K >= 2; two classes have one column.
+    """
+    dtype = rows.dtype
+    data = _Data(
+        rows=rows - mean,
+        shift=jnp.zeros((1, rows.shape[1]), dtype),
+        factor=factor[None],
+        share=jnp.ones((1, rows.shape[0]), dtype),
+        onehot=(targets[None, None, :] == _columns(classes)[:, None]).astype(dtype),
+        ridge=jnp.zeros((1, 1, theta.shape[1]), dtype),
+    )
+    logits = _apply(data, theta[None])
+    return _objective(data, theta[None], logits)[0], _gradient(data, theta[None], logits)[0]
 
 
 @partial(jax.jit, static_argnames=("classes", "by_gap", "max_iterations"))
@@ -247,6 +294,9 @@ def solve(
     max_iterations: int,
 ) -> Solution:
     """Minimises mean_i w_i CE_i + penalty |W|^2 / (2 sum w) for every problem, from W = 0 or from `start`.
+
+    Without a start the biases begin at 0, or with `by_gap` where they are best for W = 0: the gap's bound on their part
+    would be 0 at 0.
 
     L-BFGS with ten pairs, a first trial step of length 1 and then unit steps, and More and Thuente's line search: the
     iterates of scikit-learn's default solver, to rounding. Finished problems stand still.
@@ -279,13 +329,13 @@ def solve(
         onehot=(targets[:, None, :] == _columns(classes)[:, None]).astype(dtype),
         ridge=((penalty / total[:, 0])[:, None] * penalised)[:, None, :],
     )
-    problems, columns, n = data.onehot.shape
+    problems, columns, _ = data.onehot.shape
     eps = jnp.finfo(dtype).eps
     size = columns * features
 
     def finished(theta, logits, gradient):
         if by_gap:
-            return _gap(data, theta, gradient) <= tolerance * _objective(data, theta, logits)
+            return gap_bound(data.ridge[:, 0, 0], theta, gradient) <= tolerance * _objective(data, theta, logits)
         return jnp.max(jnp.abs(gradient), axis=(1, 2)) <= tolerance
 
     def advance(state: _State) -> _State:
@@ -326,9 +376,10 @@ def solve(
         return _State(theta, logits, new_gradient, memory, active, state.iterations + state.active, state.step + 1)
 
     theta = jnp.zeros((problems, columns, features), dtype) if start is None else start
+    if start is None and by_gap:
+        theta = theta.at[:, :, -1].set(prior_biases(jnp.einsum("pcn,pn->pc", data.onehot, data.share)))
     # Zeros that depend on an argument: XLA would spend seconds on folding what follows from constant ones.
-    logits = jnp.broadcast_to(0 * data.share[:, None, :], (problems, columns, n))
-    logits = logits if start is None else _apply(data, theta)
+    logits = theta[:, :, -1:] + 0 * data.share[:, None, :] if start is None else _apply(data, theta)
     gradient = _gradient(data, theta, logits)
     initial = _State(
         theta=theta,
@@ -353,7 +404,7 @@ def solve(
         bias=last.theta[:, :, -1],
         objective=_objective(data, last.theta, last.logits),
         gradient_norm=jnp.max(jnp.abs(last.gradient), axis=(1, 2)),
-        gap=_gap(data, last.theta, last.gradient),
+        gap=gap_bound(data.ridge[:, 0, 0], last.theta, last.gradient),
         iterations=last.iterations,
         converged=finished(last.theta, last.logits, last.gradient),
     )
