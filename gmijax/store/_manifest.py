@@ -147,6 +147,7 @@ def sample_lines(samples: Iterable[Record]) -> Iterator[str]:
     Raises:
       StoreError: for an id that is empty or occurs twice, or a label that is no text or number.
     """
+    encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode  # json.dumps would make one a line
     seen = set()
     for index, sample in enumerate(samples):
         if not isinstance(sample.id, str) or not sample.id:
@@ -156,7 +157,7 @@ def sample_lines(samples: Iterable[Record]) -> Iterator[str]:
         seen.add(sample.id)
         labels = {name: _plain(value, sample.id, name) for name, value in sample.labels.items()}
         record = {"id": sample.id, "labels": labels, "text": sample.text}
-        yield json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"
+        yield encode(record) + "\n"
 
 
 def _plain(value: Any, owner: str, name: str) -> Label:
