@@ -5,6 +5,7 @@ cumulated sum of signed masses. XLA sorts tens of times more slowly than numpy o
 handled by numpy; everything below takes either module as `xp`.
 """
 
+from collections.abc import Callable, Iterable
 from functools import partial
 from types import ModuleType
 from typing import Any
@@ -23,10 +24,13 @@ from gmijax.distances._draws import label_lines
 from gmijax.distances._inference import summary, weighted_variance
 from gmijax.distances._pooled import pooled_mean
 from gmijax.distances._projection import project
+from gmijax.stats import Chunks, chunks
 
 TOGETHER = 16  # directions projected to by one matrix product
+HELD = 2**26  # places of rows on lines that are held while chunks are read
 ELEMENTS = 2**22  # cumulated at once
 
+Source = ArrayLike | Callable[[], Iterable[Any]] | Chunks
 Numbers = Any  # a numpy or a jax array: the same code serves both
 
 
@@ -80,15 +84,48 @@ def _places(x: Numbers, y: Numbers, directions: Numbers) -> Numbers:
     return xp.concatenate([directions @ x.T, directions @ y.T], axis=1)
 
 
-def _host_slices(x: Numbers, y: Numbers, signed: Numbers, directions: Numbers) -> tuple[Numbers, Numbers]:
-    x, y, signed, directions = (np.ascontiguousarray(array) for array in (x, y, signed, directions))
+def _host_slices(
+    places: Callable[[np.ndarray], np.ndarray], signed: Numbers, directions: Numbers, together: int
+) -> tuple[Numbers, Numbers]:
+    """Values by direction and line, and the mean potential; `places` projects the rows to some directions at once."""
+    signed, directions = np.ascontiguousarray(signed), np.asarray(directions)
     values, potential = [], np.zeros(len(signed))
-    for start in range(0, len(directions), TOGETHER):
-        for place in _places(x, y, directions[start : start + TOGETHER]):
+    for start in range(0, len(directions), together):
+        for place in places(directions[start : start + together]):
             value, one = _one_direction(np, place, signed)
             values.append(value)
             potential += one
     return np.stack(values), potential / len(directions)
+
+
+def _slices(x: Array, y: Array, signed: Numbers, directions: Array) -> tuple[Numbers, Numbers]:
+    if not _on_host(x, y, signed):
+        return _device_slices(x, y, signed, directions)
+    first, second = np.asarray(x), np.asarray(y)
+    return _host_slices(partial(_places, first, second), signed, directions, TOGETHER)
+
+
+def _stream_slices(laws: tuple[Chunks, Chunks], rows: int, signed: Numbers, directions: Array):
+    """As `_slices`, of rows that are read once for every block of directions whose places fit `HELD`."""
+
+    def places(block: np.ndarray) -> np.ndarray:
+        found, seen = np.empty((len(block), rows), block.dtype), 0
+        for law in laws:
+            for piece in law:
+                found[:, seen : seen + len(piece)] = block @ np.asarray(piece, block.dtype).T
+                seen += len(piece)
+        return found
+
+    return _host_slices(places, signed, directions, max(1, HELD // rows))
+
+
+def _measure(law: Chunks) -> tuple[int, int, np.dtype]:
+    """Rows, width and type, from one pass."""
+    count, width, dtype = 0, 0, np.dtype(np.float32)
+    for piece in law:
+        count, width = count + len(piece), piece.shape[1]
+        dtype = np.promote_types(dtype, jnp.asarray(piece[:0]).dtype)  # float64 only where JAX has it
+    return count, width, dtype
 
 
 @jax.jit
@@ -139,9 +176,25 @@ def random_directions(number: int, dimensions: int, dtype: Any, *, key: Array) -
     return _unit(jnp, jax.random.normal(key, (number, dimensions), jnp.float32).astype(dtype))
 
 
+def _check_streams(x: Source, y: Source, weights_x: Any, weights_y: Any, projection: int | None):
+    """Two laws of one width, of which at least one comes in chunks; their sizes, width and type.
+
+    Raises:
+      ValueError: for two widths, or an option that needs all rows at once.
+    """
+    for name, given in (("weights_x", weights_x), ("weights_y", weights_y), ("projection", projection)):
+        if given is not None:
+            raise ValueError(f"{name} cannot be given where rows come in chunks; give arrays, or leave it out")
+    laws = chunks(x, name="x"), chunks(y, name="y")
+    (n, width, first), (m, other, second) = (_measure(law) for law in laws)
+    if width != other:
+        raise ValueError(f"x has {width} columns and y {other}: take both laws at one hook point")
+    return laws, (n, m), width, np.promote_types(first, second)
+
+
 def sliced_w1(
-    x: ArrayLike,
-    y: ArrayLike,
+    x: Source,
+    y: Source,
     *,
     weights_x: ArrayLike | None = None,
     weights_y: ArrayLike | None = None,
@@ -161,13 +214,16 @@ def sliced_w1(
     are fixed.
 
     Args:
-      x: points of the first law, shape (n, ...).
-      y: points of the second law, shape (m, ...).
+      x: points of the first law, shape (n, ...); or a callable that returns a fresh iterable of arrays (n_i, d) on
+        every call, for more rows than memory holds. They are read once to be counted, and once more for every
+        2^26 / (n + m) directions.
+      y: points of the second law, likewise.
       weights_x: weights of x, shape (n,), >= 0; 0 for padding. Equal where None.
       weights_y: weights of y, shape (m,).
       directions: how many random directions.
       projection: the number of joint principal axes to project to first; None for all dimensions.
-      permutations: of the labels, for the null and the p-value; 0 for neither, nor for the halves.
+      permutations: of the labels, for the null and the p-value; 0 for neither, nor for the halves. Each takes the
+        memory of one column of the rows.
       level: coverage of the interval.
       given: what both laws are conditioned on: "(c, y)", "c" or "none".
       space: the name of the representations' space.
@@ -181,13 +237,18 @@ def sliced_w1(
     """
     check_common(given, level, permutations)
     check_count(directions, 2, "directions")
-    x, y, weights_x, weights_y = check_pair(x, y, weights_x, weights_y)
-    x, y, discarded = project(x, y, weights_x, weights_y, projection)
     label_key, direction_key = jax.random.split(key)
+    if isinstance(x, Chunks) or callable(x) or isinstance(y, Chunks) or callable(y):
+        laws, (n, m), width, dtype = _check_streams(x, y, weights_x, weights_y, projection)
+        weights_x, weights_y = jnp.ones(n, dtype), jnp.ones(m, dtype)
+        slices, discarded = partial(_stream_slices, laws, n + m), None
+    else:
+        x, y, weights_x, weights_y = check_pair(x, y, weights_x, weights_y)
+        x, y, discarded = project(x, y, weights_x, weights_y, projection)
+        slices, width, dtype = partial(_slices, x, y), x.shape[1], x.dtype
     signed = _signed_lines(weights_x, weights_y, permutations, key=label_key)
-    vectors = random_directions(directions, x.shape[1], x.dtype, key=direction_key)
-    slices = _host_slices if _on_host(x, y, signed) else _device_slices
-    values, potential = (jnp.asarray(part, x.dtype) for part in slices(x, y, signed.T, vectors))
+    vectors = random_directions(directions, width, dtype, key=direction_key)
+    values, potential = (jnp.asarray(part, dtype) for part in slices(signed.T, vectors))
     parts = _summary(values, potential, weights_x, weights_y, permutations=permutations, level=level)
     return Distance(
         **parts, discarded=discarded, n=count_rows(weights_x), m=count_rows(weights_y),
