@@ -8,17 +8,11 @@ from gmijax.rates.channels.finite import (
     DiscreteMemoryless,
     z_channel,
 )
-from gmijax.rates.channels.gaussian import (
-    Noise,
-    ScalarGaussian,
-    VectorGaussian,
-    coordinates,
-    readout,
-    rotated_subspace,
-    spurious,
-)
+from gmijax.rates.channels.gaussian import ScalarGaussian, VectorGaussian
 from gmijax.rates.channels.labels import GaussianLabels
 from gmijax.rates.channels.modulation import Modulation, RotatedQAM
+from gmijax.rates.channels.noise import Noise
+from gmijax.rates.channels.subspaces import coordinates, readout, rotated_subspace, spurious
 
 __all__ = [
     "BinaryAsymmetric",

@@ -21,7 +21,7 @@ from gmijax.rates.channels._base import (
     round_up,
 )
 from gmijax.rates.channels._quadrature import panels, trapezoid, uniform_edges
-from gmijax.rates.channels.gaussian import Noise
+from gmijax.rates.channels.noise import Noise
 
 
 def amplitudes(bits: int) -> np.ndarray:
