@@ -81,7 +81,7 @@ class Stages:
         seconds, busy = time.perf_counter() - wall, time.process_time() - cpu
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
         self.table.append({"stage": name, "seconds": seconds, "cpu_seconds": busy, "peak_gib": peak, **found})
-        screen.print(f"  {seconds:.0f} s, {busy:.0f} CPU-s, peak {peak:.2f} GiB: {found}")
+        screen.print(f"  {seconds:.0f} s, {busy:.0f} CPU-s, peak {peak:.2f} GiB: {found}", markup=False)
 
 
 def write(world: World, folder: Path) -> dict[str, Any]:
@@ -103,10 +103,15 @@ def analyse(world: World, opened: store.Store, stages: Stages) -> None:
     def aligned() -> dict[str, Any]:
         found = modes.align(modal, text, top=TOP)
         assert found.cross is not None
-        truth = np.sort((world.deviation * world.ratio) ** 2 + np.var(world.means, axis=0))[::-1][:TOP]
+        spread = np.diag((world.deviation * world.ratio).astype(np.float64) ** 2) + np.cov(world.means.T, bias=True)
+        truth = np.linalg.eigvalsh(spread)[::-1][:TOP]
         off = np.max(np.abs(np.asarray(found.eigenvalues) / truth - 1))
         alpha = np.asarray(found.cross.alpha.value)
-        return {"converged": bool(found.converged), "eigenvalues_off": float(off), "alpha": [alpha.min(), alpha.max()]}
+        return {
+            "converged": bool(found.converged),
+            "eigenvalues_off": float(off),
+            "alpha": [float(alpha.min()), float(alpha.max())],
+        }
 
     def sliced() -> dict[str, Any]:
         found = distances.sliced_w1(text, modal, permutations=0, key=jax.random.key(0))
