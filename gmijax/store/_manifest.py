@@ -233,5 +233,7 @@ def read_columns(folder: Path, manifest: Manifest) -> Columns:
             ids.append(record["id"])
             texts.append(record["text"])
             for name, value in record["labels"].items():
-                labels.setdefault(name, [None] * manifest.samples)[index] = value
+                if name not in labels:  # not setdefault, which would make a column for every line
+                    labels[name] = [None] * manifest.samples
+                labels[name][index] = value
     return Columns(np.array(ids), labels, texts)
