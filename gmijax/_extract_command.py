@@ -23,7 +23,7 @@ class Request:
       limit: how many samples are taken; None for all.
       model: a path, or the name of a packaged one.
       loading: arguments of `extraction.load`.
-      window: seconds, or "clip".
+      window: seconds, "full" or "clip".
       out: the store.
       running: arguments of `extraction.extract` and `estimate`.
       process: as "I/N".
@@ -59,13 +59,13 @@ def _option(option: str) -> tuple[str, str]:
     return name, value
 
 
-def _window(window: str) -> float | None:
-    if window == "clip":
-        return None
+def _window(window: str) -> Any:
+    if window in ("full", "clip"):
+        return window
     try:
         return float(window)
     except ValueError:
-        raise ValueError(f"--window {window!r} is neither a number of seconds nor 'clip'") from None
+        raise ValueError(f"--window {window!r} is neither a number of seconds nor 'full' or 'clip'") from None
 
 
 def _process(process: str) -> tuple[int, int]:

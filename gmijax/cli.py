@@ -192,9 +192,7 @@ def extract(
     hook_point: Annotated[
         list[str] | None, typer.Option(help="Which states; may be repeated. [default: the paper's]")
     ] = None,
-    pooling: Annotated[
-        str, typer.Option(help="mean, mean_all (with the padding or the prompt), last or none.")
-    ] = "mean",
+    pooling: Annotated[str, typer.Option(help="mean, mean_all (with padding or prompt), last or none.")] = "mean",
     dtype: Annotated[str, typer.Option(help="On disk: float32, bfloat16 or float16.")] = "float32",
     compute_dtype: Annotated[str, typer.Option(help="Of the model: float32, bfloat16 or float16.")] = "float32",
     text: Annotated[
@@ -202,8 +200,8 @@ def extract(
     ] = False,
     prompt: Annotated[str | None, typer.Option(help="What the user says, {} for the content.")] = None,
     window: Annotated[
-        str, typer.Option(help="Seconds to which Whisper's input is filled up, or 'clip': each clip's own length.")
-    ] = "30",
+        str, typer.Option(help="Seconds to which Whisper's input is filled up; 'full' (30), or 'clip', its own length.")
+    ] = "full",
     max_seconds: Annotated[float | None, typer.Option(help="A longer recording is a failed sample.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Rows of every batch.")] = 16,
     bucket: Annotated[

@@ -14,8 +14,9 @@ _PARTS = ("text_model_id", "audio_model_id")  # of a config, where other parts o
 def digest(path: str | Path, *, text_model: str | Path | None = None, encoder_model: str | Path | None = None) -> str:
     """SHA-256 over the files of a checkpoint's weights, read once and never held.
 
-    Of one file it is that file's, of several that of what `sha256sum` prints of them in the order of their names. The same files give the same digest wherever they lie; the same weights in another format, or cut into
-    other shards, give another.
+    Of one file it is that file's, of several that of what `sha256sum` prints of them in the order of their names. The
+    same files give the same digest wherever they lie; the same weights in another format, or cut into other shards,
+    give another.
 
     Args:
       path: what `load_model` takes.

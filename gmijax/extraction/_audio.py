@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -76,18 +76,20 @@ class AudioEncoder(Encoder):
     """Whisper's encoder alone, by the clip or by windows.
 
     Whisper has no mask: it is trained on windows of 30 s filled up with silence, which every frame sees. So by default
-    a clip is padded to `window` = 30 s as in the original, longer ones are cut into windows, each with a spectrogram of
-    its own, and the frames of the clip alone are pooled. A shorter `window` costs less and gives other states, as does
-    None: each clip at its own length, with a mask instead of silence, in buckets. Both are named in the manifest.
+    a clip is padded to the full window as in the original, longer ones are cut into windows, each with a spectrogram of
+    its own, and the frames of the clip alone are pooled. A shorter window costs less and gives other states, as does
+    "clip": each clip at its own length, with a mask instead of silence, in buckets. Both are named in the manifest.
+
+    Pooling "mean" takes the clip's own frames, "mean_all" the silence too, as the paper does, "last" the clip's last.
 
     Args:
       model: the encoder.
       identity: for the manifest; `preprocessing` is added.
-      window: seconds; None for each clip's own length.
+      window: seconds; "full" for all that the encoder takes, "clip" for each clip's own length.
       max_seconds: a longer clip is a failed sample; None for no limit.
 
     Raises:
-      ValueError: if the window is not positive or longer than the model takes, or the encoder is Qwen2-Audio's.
+      ValueError: if the window is not one that the encoder takes, or the encoder is Qwen2-Audio's.
     """
 
     takes: ClassVar = "audio"
@@ -97,18 +99,19 @@ class AudioEncoder(Encoder):
         model: WhisperEncoder,
         identity: Identity,
         *,
-        window: float | None = 30.0,
+        window: float | Literal["full", "clip"] = "full",
         max_seconds: float | None = None,
     ):
         config, longest = model.config, model.config.max_mel_frames
-        frames = longest if window is None else round(window * FRAMES)
-        if not SHORTEST <= frames <= longest:
-            raise ValueError(f"window = {window} s; this encoder takes {SHORTEST / FRAMES} to {longest / FRAMES:g} s")
+        frames = longest if isinstance(window, str) else round(window * FRAMES)
+        if not SHORTEST <= frames <= longest or (isinstance(window, str) and window not in ("full", "clip")):
+            reach = f"{SHORTEST / FRAMES:g} to {longest / FRAMES:g} s"
+            raise ValueError(f"window = {window!r}: this encoder takes {reach}, 'full' or 'clip'")
         if config.pooled:
             raise ValueError("this encoder is a part of Qwen2-Audio; extract from the whole model")
         self.graph, self.parameters = nnx.split(model)
         self.hook_points = ("encoder_output",)
-        self.windowed, self.frames, self.max_seconds = window is not None, frames, max_seconds
+        self.windowed, self.frames, self.max_seconds = window != "clip", frames, max_seconds
         self.lengths = (frames,) if self.windowed else log_spaced(2 * FRAMES, frames)
         self.bins = config.num_mel_bins
         padding = f"windows of {frames / FRAMES:g} s with silence" if self.windowed else "masked, padded to 20 ms"

@@ -77,7 +77,8 @@ class Batches(Generic[Key]):
             yield key, {name: _part(values[row], counts[row]) for name, (values, counts) in arrays.items()}
 
 
-def _part(values: np.ndarray, counts: np.ndarray) -> Part:
+def _part(values: np.ndarray, counts: np.ndarray | np.integer) -> Part:
+    """Of one row: what was pooled, or the states that count."""
     if values.ndim == 1:
         return Part(values, int(counts))
     return Part(values[counts], int(counts.sum()))

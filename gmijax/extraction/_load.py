@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax.numpy as jnp
 
@@ -45,7 +45,7 @@ def load(
     *,
     text: bool = False,
     prompt: str | None = None,
-    window: float | None = 30.0,
+    window: float | Literal["full", "clip"] = "full",
     max_seconds: float | None = None,
     dtype: str = "float32",
     text_model: str | Path | None = None,
@@ -84,7 +84,7 @@ def load(
         for name, given in (("text", text), ("prompt", prompt is not None)):
             if given:
                 raise ValueError(f"{name} is for language models, and {path} holds a {type(model).__name__}")
-    if window != 30.0 and not isinstance(model, WhisperEncoder):
+    if window != "full" and not isinstance(model, WhisperEncoder):
         raise ValueError(f"window is for speech encoders alone, and {path} holds a {type(model).__name__}")
     if max_seconds is not None and (text or not isinstance(model, (WhisperEncoder, Ultravox, Qwen2Audio))):
         raise ValueError(f"max_seconds is for recordings, which are not what this encoder of {path} takes")
