@@ -24,7 +24,9 @@ def prompt_ids(tokenizer: Any, prompt: str) -> tuple[list[int], list[int]]:
     """Token ids before and after the content of a prompt for a language model.
 
     The prompt is one turn of the user where the tokenizer has a chat template, and plain text behind the first token
-    of the model otherwise.
+    of the model otherwise. What stands before the content, the content and what follows are tokenised apart, as they
+    are around soft tokens; a prompt that ends its first part with a line break and not a space is then tokenised as if
+    it were whole.
 
     Raises:
       ValueError: if the prompt has not one place for the content.
