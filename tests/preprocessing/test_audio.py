@@ -217,11 +217,11 @@ def test_qwen2_audio_cuts_what_is_too_long(speech):
         (lambda: log_mel(np.full((1, 400), np.nan, "f4")), "waves hold NaN or infinity"),
         (lambda: log_mel(np.zeros((1, 400), "f4"), num_mel_bins=0), "num_mel_bins = 0: must be positive"),
         (
-            lambda: log_mel(np.zeros((2, 400), "f4"), lengths=[2]),
+            lambda: log_mel(np.zeros((2, 400), "f4"), lengths=np.array([2])),
             r"lengths have shape \(1,\); give one for each of the 2",
         ),
         (
-            lambda: log_mel(np.zeros((2, 400), "f4"), lengths=[1, 3]),
+            lambda: log_mel(np.zeros((2, 400), "f4"), lengths=np.array([1, 3])),
             r"lengths hold \[1, 3\]; the 2 frames .* allow 2 to 2",
         ),
         (lambda: mel_filters(0), "num_mel_bins = 0: must be positive"),
