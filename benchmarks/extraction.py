@@ -1,4 +1,4 @@
-"""Extraction from files to a store, beside the model alone and beside one clip after the other, as the paper's code does.
+"""Extraction from files to a store, beside the model alone and beside one clip after the other, as in the paper's code.
 
 The clips are noise: what they hold changes no time. One core has nothing to overlap with; the ratio to the model alone
 says what reading, preparing, batching and writing cost on top of it.

@@ -321,7 +321,7 @@ def main() -> None:
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # it would advise to install PyTorch
     try:
         app()
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:  # a package that only some need says how to install it
         print(f"gmijax: {error}", file=sys.stderr)  # noqa: T201
         sys.exit(2)
 

@@ -13,8 +13,7 @@ from gmijax.datasets import Sample
 from gmijax.extraction._encoder import Encoder, Identity, Piece, SampleError, Tokens
 from gmijax.models import WhisperEncoder
 from gmijax.models.whisper import encoder_frames
-from gmijax.preprocessing import log_mel
-from gmijax.preprocessing._log_mel import HOP, SAMPLING_RATE
+from gmijax.preprocessing import HOP, SAMPLING_RATE, log_mel
 
 FRAMES = SAMPLING_RATE // HOP  # a second of a spectrogram
 SHORTEST = 2  # mel frames: one of the encoder

@@ -22,8 +22,7 @@ from gmijax.extraction._audio import (
 from gmijax.extraction._encoder import Encoder, Identity, Piece, SampleError, Tokens, last_true
 from gmijax.extraction._image import read_pixels, stack_pixels, vision_tokens
 from gmijax.models import Composed, ComposedOutput, Llava, Prismatic, Qwen2Audio, Ultravox
-from gmijax.preprocessing import ImageTransform, log_mel
-from gmijax.preprocessing._log_mel import HOP, SAMPLING_RATE
+from gmijax.preprocessing import HOP, SAMPLING_RATE, ImageTransform, log_mel
 
 _LONGEST_CLIP = 20  # times the encoder's context, where the language model has room for more
 

@@ -56,6 +56,9 @@ class TextEncoder(Encoder):
       identity: for the manifest; `preprocessing` is added.
       head_ids: token ids before the text.
       tail_ids: token ids after it.
+
+    Raises:
+      ValueError: if the prompt leaves no room for a text.
     """
 
     takes: ClassVar = "text"
@@ -67,6 +70,8 @@ class TextEncoder(Encoder):
         self.tokenizer, self.head, self.tail = tokenizer, list(head_ids), list(tail_ids)
         self.hook_points = (f"llm_hidden_{model.config.num_hidden_layers // 2}", "llm_final")
         longest = min(model.config.max_position_embeddings, _LONGEST)
+        if len(self.head) + len(self.tail) >= longest:
+            raise ValueError(f"the prompt has {len(self.head) + len(self.tail)} tokens, and {longest} are taken in all")
         self.lengths = text_lengths(len(self.head) + len(self.tail), longest)
         self.identity = replace(identity, preprocessing=f"tokenizer of {len(tokenizer)} tokens; {model.dtype}")
         self._lock = threading.Lock()  # the fast tokenizers of transformers are not safe for threads

@@ -10,7 +10,7 @@ import pytest
 import soundfile
 from typer.testing import CliRunner
 
-from gmijax import cli, extraction, store
+from gmijax import cli, extraction, report, store
 
 TINY = Path(__file__).parents[1] / "fixtures" / "tiny"
 
@@ -106,3 +106,14 @@ def test_an_interrupt_says_how_to_go_on(tmp_path, recordings, monkeypatch):
     done = run("folder", recordings, "--model", TINY / "whisper", "--out", tmp_path / "s")
     assert done.exit_code == 130
     assert "what is committed stays" in done.output
+
+
+def test_a_terminal_shows_the_rate(capfd, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    with report.progress_bars() as progress:
+        for done in range(4):
+            progress("samples", done, 3)
+    shown = capfd.readouterr().err
+    assert "3/3" in shown
+    assert "/s" in shown
+    assert "eta" in shown

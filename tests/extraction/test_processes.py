@@ -86,6 +86,7 @@ def kill_often(path, kills, whole):
     assert_same(path, whole)
 
 
+@pytest.mark.slow
 def test_two_processes_write_one_store(tmp_path, whole):
     both = [start(tmp_path / "s", index, 2) for index in (0, 1)]
     assert [finish(process) for process in both] == [80, 80]

@@ -63,9 +63,9 @@ def test_speech_through_the_packaged_whisper(tmp_path, librispeech, record_prope
 @pytest.mark.slow
 def test_their_own_length_costs_less(tmp_path, librispeech, record_property):
     encoder = packaged("whisper-tiny.en", window="clip")
-    one = extraction.extract(librispeech, encoder, tmp_path / "a", batch_size=2)
+    one = extraction.extract(librispeech[:3], encoder, tmp_path / "a", batch_size=2)
     record_property("clips a second, Whisper tiny.en at their own length", one.rate)
-    extraction.extract(librispeech, encoder, tmp_path / "b", batch_size=3, buckets=[300])
+    extraction.extract(librispeech[:3], encoder, tmp_path / "b", batch_size=3, buckets=[300])
     a, b = (store.open(tmp_path / name).numpy("encoder_output") for name in "ab")
     np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * np.abs(a).max())
 
