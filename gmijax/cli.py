@@ -183,6 +183,82 @@ def convert(
     typer.echo(f"wrote {out}")
 
 
+@app.command()
+def extract(
+    dataset: Annotated[str, typer.Argument(help="Layout of the data set: librispeech, coco, folder, jsonl, ...")],
+    root: Annotated[Path, typer.Argument(help="Its folder as published, or the file of jsonl.")],
+    model: Annotated[str, typer.Option(help="Checkpoint folder or file, or a packaged one: whisper-tiny.en, smollm2.")],
+    out: Annotated[Path, typer.Option(help="Folder of the store; one that was begun is gone on with.")],
+    hook_point: Annotated[
+        list[str] | None, typer.Option(help="Which states; may be repeated. [default: the paper's]")
+    ] = None,
+    pooling: Annotated[str, typer.Option(help="mean, mean_all (with padding or prompt), last or none.")] = "mean",
+    dtype: Annotated[str, typer.Option(help="On disk: float32, bfloat16 or float16.")] = "float32",
+    compute_dtype: Annotated[str, typer.Option(help="Of the model: float32, bfloat16 or float16.")] = "float32",
+    text: Annotated[
+        bool, typer.Option("--text", help="Texts through the language model alone, in the place of the media.")
+    ] = False,
+    prompt: Annotated[str | None, typer.Option(help="What the user says, {} for the content.")] = None,
+    window: Annotated[
+        str, typer.Option(help="Seconds to which Whisper's input is filled up; 'full' (30), or 'clip', its own length.")
+    ] = "full",
+    max_seconds: Annotated[float | None, typer.Option(help="A longer recording is a failed sample.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Rows of every batch.")] = 16,
+    bucket: Annotated[
+        list[int] | None, typer.Option(help="Padded length, mel frames or tokens; may be repeated.")
+    ] = None,
+    option: Annotated[
+        list[str] | None, typer.Option(help="NAME=VALUE for the reader, e.g. split=dev-clean; may be repeated.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only so many samples, the first ones.")] = None,
+    process: Annotated[str, typer.Option(help="I/N: the I-th of N processes, counted from 0.")] = "0/1",
+    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first sample that cannot be used.")] = False,
+    retry: Annotated[bool, typer.Option("--retry", help="Run chunks with failed samples again.")] = False,
+    estimate: Annotated[
+        bool, typer.Option("--estimate", help="Run one batch, say how long all would take, and stop.")
+    ] = False,
+    text_model: Annotated[Path | None, typer.Option(help="Language model that is published apart.")] = None,
+    encoder_model: Annotated[Path | None, typer.Option(help="Encoder that is published apart.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON instead of words.")] = False,
+) -> None:
+    """Run a data set through a model and keep the hidden states; a run that was stopped goes on where it was."""
+    from gmijax import _extract_command
+
+    request = _extract_command.Request(
+        dataset=dataset,
+        root=root,
+        options=option or [],
+        limit=limit,
+        model=model,
+        loading={
+            "text": text,
+            "prompt": prompt,
+            "max_seconds": max_seconds,
+            "dtype": compute_dtype,
+            "text_model": text_model,
+            "encoder_model": encoder_model,
+        },
+        window=window,
+        out=out,
+        running={
+            "hook_points": hook_point,
+            "pooling": pooling,
+            "dtype": dtype,
+            "batch_size": batch_size,
+            "buckets": bucket,
+        },
+        process=process,
+        strict=strict,
+        retry=retry,
+    )
+    try:
+        said = _extract_command.estimate(request, json) if estimate else _extract_command.extract(request, json)
+    except KeyboardInterrupt:
+        typer.echo(f"gmijax: stopped; what is committed stays in {out}, and the same command goes on", err=True)
+        raise typer.Exit(130) from None
+    typer.echo(said, nl=False)
+
+
 store = typer.Typer(help="Hidden states on disk: see, check, join and export them.", no_args_is_help=True)
 app.add_typer(store, name="store")
 StorePath = Annotated[Path, typer.Argument(help="Folder of a store.")]
@@ -245,7 +321,7 @@ def main() -> None:
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # it would advise to install PyTorch
     try:
         app()
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:  # a package that only some need says how to install it
         print(f"gmijax: {error}", file=sys.stderr)  # noqa: T201
         sys.exit(2)
 

@@ -67,6 +67,17 @@ def bundled_speech_encoder() -> Path:
     return _find(_SPEECH_ENCODER)
 
 
+def bundled(name: str) -> Path | None:
+    """The packaged checkpoint of a name, "smollm2" or "whisper-tiny.en"; None if there is none of this name.
+
+    Raises:
+      FileNotFoundError: as `bundled_decoder`.
+      CheckpointError: likewise.
+    """
+    finders = {"smollm2": bundled_decoder, "whisper-tiny.en": bundled_speech_encoder}
+    return finders[name]() if name in finders else None
+
+
 def _find(bundle: _Bundle) -> Path:
     spec = importlib.util.find_spec(bundle.package)
     folders = [] if spec is None else [Path(folder) for folder in spec.submodule_search_locations or ()]

@@ -4,9 +4,11 @@ from gmijax.preprocessing._audio import ChunkedLogMel, LogMel, pad_waves, qwen2_
 from gmijax.preprocessing._audio_prompts import AudioPrompts, place_audio, qwen2_audio_prompt, ultravox_prompt
 from gmijax.preprocessing._image_prompts import expand_placeholders, llava_prompt, prismatic_prompt
 from gmijax.preprocessing._images import ImageTransform, clip_transform, dinov2_transform, siglip_transform
-from gmijax.preprocessing._log_mel import log_mel, mel_filters
+from gmijax.preprocessing._log_mel import HOP, SAMPLING_RATE, log_mel, mel_filters
 
 __all__ = [
+    "HOP",
+    "SAMPLING_RATE",
     "AudioPrompts",
     "ChunkedLogMel",
     "ImageTransform",

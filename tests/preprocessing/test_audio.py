@@ -114,6 +114,22 @@ def test_batch_is_its_clips(speech):
     np.testing.assert_allclose(mapped, together, rtol=0, atol=1e-6)
 
 
+def test_lengths_make_it_the_spectrogram_of_the_clip_alone(speech):
+    """However long the padding, and whatever it holds: the loudest value and the mirrored end are the clip's."""
+    frames = [2, 33, 150, 266]
+    rng = np.random.default_rng(0)
+    for room in (266, 300):
+        waves = rng.standard_normal((4, 160 * room)).astype("f4")  # louder than the speech
+        for wave, n in zip(waves, frames, strict=True):
+            wave[: 160 * n] = speech[: 160 * n]
+        found = np.asarray(log_mel(waves, lengths=np.array(frames)))
+        assert found.shape == (4, 80, room)
+        for k, n in enumerate(frames):
+            alone = log_mel(speech[None, : 160 * n])[0]
+            np.testing.assert_allclose(found[k, :, :n], alone, rtol=0, atol=2e-6)
+            assert not found[k, :, n:].any()
+
+
 def test_compiles_once_for_each_shape(speech):
     kernel = jax.jit(chex.assert_max_traces(log_mel, n=1), static_argnames="num_mel_bins")
     for start in (0, 7000):
@@ -200,6 +216,14 @@ def test_qwen2_audio_cuts_what_is_too_long(speech):
         (lambda: log_mel(np.zeros((1, 200), "f4")), "200 samples; a spectrogram needs more than 200"),
         (lambda: log_mel(np.full((1, 400), np.nan, "f4")), "waves hold NaN or infinity"),
         (lambda: log_mel(np.zeros((1, 400), "f4"), num_mel_bins=0), "num_mel_bins = 0: must be positive"),
+        (
+            lambda: log_mel(np.zeros((2, 400), "f4"), lengths=np.array([2])),
+            r"lengths have shape \(1,\); give one for each of the 2",
+        ),
+        (
+            lambda: log_mel(np.zeros((2, 400), "f4"), lengths=np.array([1, 3])),
+            r"lengths hold \[1, 3\]; the 2 frames .* allow 2 to 2",
+        ),
         (lambda: mel_filters(0), "num_mel_bins = 0: must be positive"),
         (lambda: pad_waves([]), "waves is empty"),
         (lambda: pad_waves([np.zeros(300, "f4"), np.zeros(0, "f4")]), r"waves\[1\] has shape \(0,\)"),
