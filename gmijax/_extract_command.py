@@ -1,15 +1,19 @@
 """What `gmijax extract` does: open a data set, load a model, run it, and say what came of it."""
 
+import contextlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import typer
+
 from gmijax import datasets, extraction
 from gmijax.report import progress_bars, to_json
 
 _SHOWN = 10  # reasons for failures
+_WORTH_TIMING = 8  # batches
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,7 @@ def extract(request: Request, as_json: bool) -> str:
     """Runs, and says what was done."""
     process = _process(request.process)
     dataset, encoder = request.opened()
+    typer.echo(_forecast(request, dataset, encoder), err=True)
     with progress_bars() as progress:
         result = extraction.extract(
             dataset,
@@ -97,7 +102,7 @@ def extract(request: Request, as_json: bool) -> str:
     lines = [
         f"{result.done} of {result.samples} samples in {result.seconds:.1f} s ({result.rate:.3g} a second), "
         f"{_size(result.bytes)} of states; {result.path} is {state}",
-        *([f"{len(result.failed)} samples have no states, e.g."] if result.failed else []),
+        *([f"without states: {len(result.failed)}"] if result.failed else []),
         *(f"  {count}: {reason}" for reason, count in reasons),
     ]
     return "\n".join(lines) + "\n"
@@ -107,14 +112,25 @@ def estimate(request: Request, as_json: bool) -> str:
     """Times one batch, and says how long all would take."""
     dataset, encoder = request.opened()
     found = extraction.estimate(dataset, encoder, request.out, **request.running)
-    if as_json:
-        return to_json(vars(found))
+    return to_json(vars(found)) if as_json else _in_words(found) + "\n"
+
+
+def _forecast(request: Request, dataset: datasets.Dataset, encoder: extraction.Encoder) -> str:
+    """What is to come. A batch is timed where that is a small part of the run; its programs serve the run."""
+    found = extraction.estimate(dataset, encoder, request.out, **request.running, time_batch=False)
+    if found.pending > _WORTH_TIMING * request.running["batch_size"]:
+        with contextlib.suppress(extraction.ExtractionError):  # none of the batch can be read, which the run will say
+            found = extraction.estimate(dataset, encoder, request.out, **request.running)
+    return _in_words(found)
+
+
+def _in_words(found: extraction.Estimate) -> str:
     size = "an unknown size" if found.bytes is None else _size(found.bytes)
     if found.seconds is None or found.compile_seconds is None:
-        return f"{found.pending} of {found.samples} samples are to be done: {size}\n"
+        return f"{found.pending} of {found.samples} samples are to be done: {size} of states"
     return (
         f"{found.pending} of {found.samples} samples are to be done: {size} of states, about {_time(found.seconds)} on "
-        f"one process like this, after {_time(found.compile_seconds)} of compilation ({found.timed} samples timed)\n"
+        f"one process like this, after {_time(found.compile_seconds)} of compilation ({found.timed} samples timed)"
     )
 
 

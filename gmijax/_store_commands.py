@@ -35,13 +35,13 @@ def describe(path: Path, as_json: bool) -> str:
     pending = "complete" if opened.complete else f"{len(opened.pending)} chunks pending"
     lines = [
         f"{path}: {len(opened)} of {opened.samples} samples have states, {len(opened.failed)} failed, {pending}",
-        f"  model        {spec.model or 'not recorded'}",
-        f"  pooling      {spec.pooling}, stored in {spec.dtype}",
-        *(f"  {name:12s} {value}" for name, value in record.items() if name in _SHOWN and value),
-        *(f"  {name:12s} {rows} x {width}" for name, (rows, width) in record["hook_points"].items()),
-        f"  labels       {', '.join(opened.label_names) or 'none'}",
-        *(f"  failed       {count}: {reason}" for reason, count in reasons.most_common(20)),
-        *(f"  damaged      chunk {chunk}: {reason}" for chunk, reason in opened.damaged.items()),
+        f"  model          {spec.model or 'not recorded'}",
+        f"  pooling        {spec.pooling}, stored in {spec.dtype}",
+        *(f"  {name:14s} {value}" for name, value in record.items() if name in _SHOWN and value),
+        *(f"  {name:14s} {rows} x {width}" for name, (rows, width) in record["hook_points"].items()),
+        f"  labels         {', '.join(opened.label_names) or 'none'}",
+        *(f"  failed         {count}: {reason}" for reason, count in reasons.most_common(20)),
+        *(f"  damaged        chunk {chunk}: {reason}" for chunk, reason in opened.damaged.items()),
     ]
     return "\n".join(lines) + "\n"
 

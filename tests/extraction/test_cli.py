@@ -10,7 +10,7 @@ import pytest
 import soundfile
 from typer.testing import CliRunner
 
-from gmijax import cli, extraction, report, store
+from gmijax import _extract_command, cli, extraction, report, store
 
 TINY = Path(__file__).parents[1] / "fixtures" / "tiny"
 
@@ -38,7 +38,8 @@ def test_a_folder_becomes_a_store(tmp_path, recordings):
     assert done.exit_code == 0, done.output
     assert "6 of 6 samples in " in done.output
     assert f"{out} is complete" in done.output
-    assert "1 samples have no states, e.g." in done.output
+    assert "without states: 1\n" in done.output
+    assert "6 of 6 samples are to be done: an unknown size of states\n" in done.stderr
     assert "broken.wav: cannot be read as audio" in done.output
     opened = store.open(out)
     assert (opened.spec.pooling, opened.spec.dtype, opened.hook_points) == ("none", "bfloat16", ("encoder_hidden_0",))
@@ -59,6 +60,13 @@ def test_an_estimate_writes_nothing(tmp_path, recordings):
     assert not (tmp_path / "s").exists()
     found = json.loads(run(*arguments, "--json", "--limit", 2).output)
     assert (found["samples"], found["rows"]) == (2, 2)
+
+
+def test_a_long_run_begins_with_an_estimate(tmp_path, recordings, monkeypatch):
+    monkeypatch.setattr(_extract_command, "_WORTH_TIMING", 2)
+    arguments = ("folder", recordings, "--model", TINY / "whisper", "--out", tmp_path / "s", "--window", "clip")
+    assert " samples timed)\n" in run(*arguments, "--batch-size", 2).stderr
+    assert run(*arguments, "--batch-size", 2).stderr.startswith("0 of 6 samples are to be done: 0 bytes of states\n")
 
 
 def test_processes_and_a_limit(tmp_path, recordings):
