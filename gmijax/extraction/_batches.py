@@ -38,12 +38,16 @@ class Batches(Generic[Key]):
       pooling: one of `gmijax.store.POOLINGS`.
       batch_size: rows of every batch; the last ones are filled up.
       lengths: to which pieces are padded, ascending.
+
+    Attributes:
+      started: how many batches have been started.
     """
 
     def __init__(
         self, encoder: Encoder, *, hook_points: tuple[str, ...], pooling: str, batch_size: int, lengths: Sequence[int]
     ):
         self._encoder, self._batch_size, self._lengths = encoder, batch_size, tuple(lengths)
+        self.started = 0
         self._options: dict[str, Any] = {"hook_points": hook_points, "pooling": pooling}
         self._waiting: dict[int, list[tuple[Key, Piece]]] = {length: [] for length in self._lengths}
         self._running: deque[tuple[list[Key], Mapping[str, Pooled]]] = deque()
@@ -65,6 +69,7 @@ class Batches(Generic[Key]):
 
     def _start(self, length: int) -> Iterator[tuple[Key, Parts]]:
         waiting, self._waiting[length] = self._waiting[length], []
+        self.started += 1
         batch = self._encoder.batch([piece for _, piece in waiting], self._batch_size, length)
         self._running.append(([key for key, _ in waiting], self._encoder.pooled(batch, **self._options)))
         if len(self._running) > 1:

@@ -1,5 +1,6 @@
 """How long an extraction will take, and how much it will write, before it starts."""
 
+import contextlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -91,8 +92,11 @@ def estimate(
     timed = 0
     if time_batch and pending:
         places = np.unique(np.linspace(0, len(dataset) - 1, batch_size).round().astype(int)).tolist()
+        own = [dataset[place] for place in places]
+        with contextlib.suppress(ExtractionError):
+            _read(encoder, own[:1])  # the first imports what opens files, and is not timed
         start = time.perf_counter()
-        read = _read(encoder, [dataset[place] for place in places])
+        read = _read(encoder, own)
         reading = time.perf_counter() - start
         timed = len(read)
         batches: Batches[int] = Batches(
@@ -107,8 +111,10 @@ def estimate(
             rows = sum(next(iter(parts.values())).tokens for _, parts in finished)
         if per_sample is None:
             per_sample = rows / timed
+        # A few samples leave the batches of several lengths emptier than a run does, and empty rows cost as much.
+        filled = sum(map(len, read)) / (batches.started / len(durations) * batch_size)
         # Files are read while the device works: the slower of the two decides.
-        seconds = max(reading, durations[1]) / timed * pending
+        seconds = max(reading, durations[1] * filled) / timed * pending
         compile_seconds = max(durations[0] - durations[1], 0.0)
     rows_to_come = None if per_sample is None else round(per_sample * pending)
     size = None if rows_to_come is None else rows_to_come * sum(spec.hook_points.values()) * np.dtype(dtype).itemsize
