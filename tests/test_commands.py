@@ -27,6 +27,7 @@ def run(*arguments):
     return CliRunner().invoke(cli.app, list(map(str, arguments)))
 
 
+@pytest.mark.slow
 def test_ladder_writes_what_people_and_scripts_read(files, tmp_path):
     names = (files / "scores.npy", files / "states.npz", files / "labels.npy")
     done = run("ladder", *names, "--folds", 3, "--title", "colour", "--out", tmp_path)

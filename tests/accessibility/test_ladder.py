@@ -24,6 +24,7 @@ def sample(n, seed=0):
     return z, y.astype(np.int32), z @ slopes.T + offsets
 
 
+@pytest.mark.slow
 def test_first_three_rungs_are_the_known_rates_and_rise():
     z, y, scores = sample(3000)
     known, result = BIASED.rates(), ladder(scores, z, y, penalties=PENALTIES, key=KEY)
@@ -48,6 +49,7 @@ def test_first_three_rungs_are_the_known_rates_and_rise():
     np.testing.assert_allclose(result.shares[-1], 1)
 
 
+@pytest.mark.slow
 def test_an_attribute_that_the_decoder_cannot_read_and_a_probe_can():
     """The paper's phenomenon: a speaker's voice in directions that the decoder ignores."""
     rng = np.random.default_rng(1)
@@ -95,6 +97,7 @@ def test_groups_are_never_split_and_are_the_unit_of_intervals():
     assert grouped.influence.shape == (7, 400)
 
 
+@pytest.mark.slow
 def test_shifting_the_scores_of_a_row_changes_nothing():
     z, y, scores = sample(300, seed=5)
     shifted = scores + np.linspace(-3, 3, 300)[:, None]

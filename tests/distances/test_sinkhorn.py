@@ -153,6 +153,7 @@ def test_small_epsilon_falls_to_exact_w1(seed):
         assert smallest == pytest.approx(exact, rel=1e-3)
 
 
+@pytest.mark.slow
 @settings(max_examples=5)
 @given(seeds)
 def test_large_epsilon_tends_to_half_the_energy_distance_or_the_squared_shift(seed):

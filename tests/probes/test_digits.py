@@ -78,6 +78,7 @@ def test_evaluate_jits_to_the_front_door():
     np.testing.assert_array_equal(fitted.iterations, plain.iterations)
 
 
+@pytest.mark.slow
 def test_shuffled_labels_are_at_chance():
     result = probes.probe(X[:400], Y[:400], seeds=[0], shuffles=4, key=jax.random.key(0))
     assert np.asarray(result.control_accuracy).max() < 0.3

@@ -123,6 +123,7 @@ def test_one_batch_is_every_fit_alone(x64):
     assert probes.predict(together, x).shape == (2, 2, 2, 2, 120)
 
 
+@pytest.mark.slow
 @given(st.integers(0, 2**31), st.floats(0.1, 50), st.floats(-100, 100))
 def test_scale_and_shift_of_the_features_change_nothing(seed, factor, shift):
     with jax.enable_x64(True):

@@ -49,6 +49,7 @@ def test_float64_follows_scikit_learn_row_for_row(x64):
         assert np.all(np.isnan(np.asarray(result.log_likelihoods)[k, train]))
 
 
+@pytest.mark.slow
 def test_groups_widen_the_intervals_of_rows_that_belong_together():
     """A label that is the speaker's: rows of one speaker are right or wrong together."""
     rng = np.random.default_rng(2)
@@ -90,6 +91,7 @@ def test_labels_that_say_nothing_have_no_information():
     assert abs(float(result.chance.majority) - 1 / 3) < 0.05
 
 
+@pytest.mark.slow
 def test_retention_is_a_paired_ratio():
     x, y = blobs(n=400, seed=6)
     before, after = probes.probe(x, y, seeds=(1, 2)), probes.probe(x[:, :2], y, seeds=(1, 2))

@@ -76,6 +76,7 @@ def test_prompt_losses_are_the_training_loss(model, placeholder, head, tail):
         np.testing.assert_allclose(got[row], next_token_loss(logits, labels[None]), rtol=2e-5)
 
 
+@pytest.mark.slow
 def test_ablations_run_on_a_decoder(model):
     """No edit changes nothing, padding stays out, and the size of the calls does not matter."""
     scores = DecoderScores(model, TARGETS, HEAD, TAIL)
