@@ -51,6 +51,7 @@ bench: $(VENV)/.stamp
 	$(BIN)/python benchmarks/probes.py
 	$(BIN)/python benchmarks/estimators.py
 	$(BIN)/python benchmarks/store.py
+	$(BIN)/python benchmarks/extraction.py
 
 clean:
 	rm -rf $(VENV) results dist build
