@@ -1,5 +1,6 @@
 """What `gmijax extract` does: open a data set, load a model, run it, and say what came of it."""
 
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -79,6 +80,8 @@ def extract(request: Request, as_json: bool) -> str:
     """Runs, and says what was done."""
     process = _process(request.process)
     dataset, encoder = request.opened()
+    found = extraction.estimate(dataset, encoder, request.out, **request.running, time_batch=False)
+    sys.stderr.write(f"{_to_come(found)}\n")
     with progress_bars() as progress:
         result = extraction.extract(
             dataset,
@@ -109,13 +112,17 @@ def estimate(request: Request, as_json: bool) -> str:
     found = extraction.estimate(dataset, encoder, request.out, **request.running)
     if as_json:
         return to_json(vars(found))
-    size = "an unknown size" if found.bytes is None else _size(found.bytes)
     if found.seconds is None or found.compile_seconds is None:
-        return f"{found.pending} of {found.samples} samples are to be done: {size}\n"
+        return f"{_to_come(found)}\n"
     return (
-        f"{found.pending} of {found.samples} samples are to be done: {size} of states, about {_time(found.seconds)} on "
-        f"one process like this, after {_time(found.compile_seconds)} of compilation ({found.timed} samples timed)\n"
+        f"{_to_come(found)}, about {_time(found.seconds)} on one process like this, after "
+        f"{_time(found.compile_seconds)} of compilation ({found.timed} samples timed)\n"
     )
+
+
+def _to_come(found: extraction.Estimate) -> str:
+    size = "" if found.bytes is None else f": {_size(found.bytes)} of states"
+    return f"{found.pending} of {found.samples} samples are to be done{size}"
 
 
 def _size(count: int) -> str:
