@@ -208,7 +208,7 @@ Result = TypeVar("Result")
 def read_ahead(
     read: Callable[[Item], Result], items: Iterable[Item], *, readers: int, ahead: int
 ) -> Generator[tuple[Item, Future[Result]], None, None]:
-    """Applies `read` to items on threads, a few items before they are needed; yields them in their order, done."""
+    """Applies `read` to items on threads, a few before they are needed; yields them in their order with what comes."""
     waiting: deque[tuple[Item, Future[Result]]] = deque()
     pool = ThreadPoolExecutor(readers, thread_name_prefix="gmijax-read")
     try:
