@@ -19,11 +19,12 @@ from gmijax.distances._inference import summary
 from gmijax.distances._pooled import (
     DENSE,
     Forms,
-    dense_forms,
+    centred_rows,
     jackknife_variance,
+    kernel_forms,
     pooled_mean,
     squared_distances,
-    tiled_forms,
+    tiles_of,
     unbiased_statistics,
 )
 from gmijax.distances._projection import project
@@ -67,24 +68,25 @@ def _estimate(x, y, weights_x, weights_y, bandwidths, *, kind, permutations, dra
     if draws:
         lines = jnp.concatenate([lines, jnp.concatenate([counts_x, counts_y], axis=1)])
     centre = pooled_mean(x, y, weights_x, weights_y)
-    squared = None
+    rows_x, rows_y = centred_rows(x, centre, weights_x > 0), centred_rows(y, centre, weights_y > 0)
+    tiles = None, None, None
     if x.shape[0] + y.shape[0] <= DENSE:
-        points = jnp.concatenate([x, y]) - centre
-        squared = squared_distances(points, points)
-    if bandwidths is None and squared is not None:
-        bandwidths = median_of(squared, jnp.concatenate([weights_x, weights_y]) > 0)[None]
-    elif bandwidths is None:
-        bandwidths = median_distance([x, y], [weights_x, weights_y], key=median_key)[None]
+        tiles = (
+            tiles_of(rows_x, rows_x, same=True),
+            tiles_of(rows_y, rows_y, same=True),
+            tiles_of(rows_x, rows_y, same=False),
+        )
+    if bandwidths is None:
+        held = x.shape[0] + y.shape[0] <= DENSE
+        width = median_of(tiles) if held else median_distance([x, y], [weights_x, weights_y], key=median_key)
+        bandwidths = width[None]
     # A constant on all pairs cancels in every statistic; taken off beforehand it takes no digits along.
     typical = jnp.mean(kernel(squared_distances(x[:SAMPLE] - centre, y[:SAMPLE] - centre), bandwidths))
 
     def lowered(squared, bandwidths):
         return kernel(squared, bandwidths) - typical
 
-    if squared is not None:
-        forms = dense_forms(squared, weights_x, weights_y, lines, lowered, bandwidths)
-    else:
-        forms = tiled_forms(x, y, weights_x, weights_y, lines, lowered, bandwidths)
+    forms = kernel_forms(rows_x, rows_y, weights_x, weights_y, lines, lowered, bandwidths, tiles)
     split = labels.first.shape[0]
     observed = forms._replace(xx=forms.xx[:split], xy=forms.xy[:split], yy=forms.yy[:split])
     statistics = unbiased_statistics(observed, weights_x, weights_y, labels)
@@ -124,9 +126,10 @@ def _block_estimate(x, y, weights_x, weights_y, bandwidths, *, size, permutation
                 subsets.append(random_subsets((SPLITS,), mine, jnp.asarray(size // 2), key=own))
         universes = jnp.stack([pooled, is_x, ~is_x]).astype(x.dtype)
         labels = Labels(jnp.concatenate(subsets).astype(x.dtype), universes, permutations)
-        points = jnp.concatenate([x[rows_x], y[rows_y]])
-        points = points - jnp.mean(points, axis=0)
-        forms = dense_forms(squared_distances(points, points), ones, ones, labels.first, gaussian, bandwidths)
+        blocks = x[rows_x], y[rows_y]
+        centre, counts = jnp.mean(jnp.concatenate(blocks), axis=0), jnp.ones(size, bool)
+        sides = [centred_rows(points, centre, counts) for points in blocks]
+        forms = kernel_forms(*sides, ones, ones, labels.first, gaussian, bandwidths)
         return unbiased_statistics(forms, ones, ones, labels)
 
     keys = jax.random.split(label_key, blocks), jax.random.split(split_key, blocks)
