@@ -68,9 +68,9 @@ def squared_distances(first: Float[Array, "n d"], second: Float[Array, "m d"]) -
     return jnp.maximum(norms - 2 * (first @ second.T), 0)
 
 
-def tile_rows(rows: int) -> int:
-    """The height of equal tiles."""
-    return -(-rows // -(-rows // TILE))
+def tile_rows(rows: int, most: int | None = None) -> int:
+    """The height of equal tiles of at most so many rows, TILE where None."""
+    return -(-rows // -(-rows // (most or TILE)))
 
 
 def tile_pairs(first: int, second: int, same: bool) -> np.ndarray:
@@ -98,11 +98,9 @@ def _tile(first: Rows, second: Rows, i: Array, j: Array, same: bool) -> Tile:
     b = cut(second.points, j, width) - second.centre
     squares = cut(first.squares, i, height)[:, None] + cut(second.squares, j, width)[None, :]
     rows, columns = cut(jnp.arange(first.counts.shape[0]), i, height), cut(jnp.arange(second.counts.shape[0]), j, width)
-    # A row before the tile's own is there since the last tile was moved back: an earlier tile has it.
-    mine, theirs = (
-        cut(first.counts, i, height) & (rows >= i * height),
-        cut(second.counts, j, width) & (columns >= j * width),
-    )
+    # The last tile was moved back: the rows before its own are an earlier tile's.
+    mine = cut(first.counts, i, height) & (rows >= i * height)
+    theirs = cut(second.counts, j, width) & (columns >= j * width)
     pairs = mine[:, None] & theirs[None, :]
     if same:
         pairs &= rows[:, None] < columns[None, :]
