@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy.spatial.distance import cdist, pdist
 
 from gmijax import distances
-from gmijax.distances import _cka, _pooled
+from gmijax.distances import _cka, _hsic, _pooled
 
 KEY = jax.random.key(0)
 cka = partial(distances.cka, permutations=0, key=KEY)
@@ -90,6 +90,7 @@ def test_the_value_is_the_definition(kernel, debiased, n, d, seed):
 def test_tiles_agree_with_the_definition(kernel, debiased, monkeypatch, x64):
     """37 rows in tiles of 8: beyond the largest matrices held, with a cut last tile. Linear needs more dimensions."""
     monkeypatch.setattr(_cka, "DENSE", 16)
+    monkeypatch.setattr(_hsic, "DENSE", 16)
     monkeypatch.setattr(_pooled, "TILE", 8)
     x, y = pairs(1, 37, 50, 50)
     y = x + y
