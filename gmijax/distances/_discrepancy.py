@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 
 from gmijax._checks import check_choice, check_count, is_concrete
 from gmijax.distances._bandwidth import gaussian, median_distance, median_of
-from gmijax.distances._checks import check_common, check_pair, check_positive, count_rows
+from gmijax.distances._checks import check_common, check_pair, check_positive, count_rows, on_host
 from gmijax.distances._distance import Distance
 from gmijax.distances._draws import SPLITS, Labels, label_lines, random_order, random_subsets
 from gmijax.distances._inference import summary
@@ -22,6 +22,7 @@ from gmijax.distances._pooled import (
     centred_rows,
     jackknife_variance,
     kernel_forms,
+    line_forms,
     pooled_mean,
     squared_distances,
     tiles_of,
@@ -56,17 +57,9 @@ def _bootstrap_statistics(forms: Forms, counts_x: Array, counts_y: Array, diagon
     return (forms.xx + copies_x) / (n * (n - 1)) + (forms.yy + copies_y) / (m * (m - 1)) - 2 * forms.xy / (n * m)
 
 
-@partial(jax.jit, static_argnames=("kind", "permutations", "draws", "level"))
-def _estimate(x, y, weights_x, weights_y, bandwidths, *, kind, permutations, draws, level, key):
-    """Everything from one pass over the pooled kernel; `draws` is 0 for the jackknife. Bandwidths None: the median."""
+def _forms(x, y, weights_x, weights_y, bandwidths, lines, kind: str, *, key: Array) -> tuple[Forms, Array, Array]:
+    """The forms of the kernel less a typical value, the bandwidths, and that value."""
     kernel = gaussian if kind == "gaussian" else _negative_distance
-    label_key, resample_x, resample_y, median_key = jax.random.split(key, 4)
-    labels = label_lines(weights_x, weights_y, permutations, key=label_key)
-    lines = labels.first
-    counts_x = _bootstrap_counts(weights_x, draws, key=resample_x)
-    counts_y = _bootstrap_counts(weights_y, draws, key=resample_y)
-    if draws:
-        lines = jnp.concatenate([lines, jnp.concatenate([counts_x, counts_y], axis=1)])
     centre = pooled_mean(x, y, weights_x, weights_y)
     rows_x, rows_y = centred_rows(x, centre, weights_x > 0), centred_rows(y, centre, weights_y > 0)
     tiles = None, None, None
@@ -78,7 +71,7 @@ def _estimate(x, y, weights_x, weights_y, bandwidths, *, kind, permutations, dra
         )
     if bandwidths is None:
         held = x.shape[0] + y.shape[0] <= DENSE
-        width = median_of(tiles) if held else median_distance([x, y], [weights_x, weights_y], key=median_key)
+        width = median_of(tiles) if held else median_distance([x, y], [weights_x, weights_y], key=key)
         bandwidths = width[None]
     # A constant on all pairs cancels in every statistic; taken off beforehand it takes no digits along.
     typical = jnp.mean(kernel(squared_distances(x[:SAMPLE] - centre, y[:SAMPLE] - centre), bandwidths))
@@ -87,6 +80,28 @@ def _estimate(x, y, weights_x, weights_y, bandwidths, *, kind, permutations, dra
         return kernel(squared, bandwidths) - typical
 
     forms = kernel_forms(rows_x, rows_y, weights_x, weights_y, lines, lowered, bandwidths, tiles)
+    return forms, bandwidths, typical
+
+
+@partial(jax.jit, static_argnames=("kind", "permutations", "draws", "level"))
+def _estimate(x, y, weights_x, weights_y, bandwidths, order, *, kind, permutations, draws, level, key):
+    """Everything from one pass over the pooled kernel; `draws` is 0 for the jackknife. Bandwidths None: the median.
+
+    On the line the energy distance goes by the rows' `order`, found here if it is None.
+    """
+    label_key, resample_x, resample_y, median_key = jax.random.split(key, 4)
+    labels = label_lines(weights_x, weights_y, permutations, key=label_key)
+    lines = labels.first
+    counts_x = _bootstrap_counts(weights_x, draws, key=resample_x)
+    counts_y = _bootstrap_counts(weights_y, draws, key=resample_y)
+    if draws:
+        lines = jnp.concatenate([lines, jnp.concatenate([counts_x, counts_y], axis=1)])
+    if kind == "energy" and x.shape[1] == 1:
+        if order is None:
+            order = jnp.argsort(jnp.concatenate([x[:, 0], y[:, 0]]))
+        forms = line_forms(order, x, y, weights_x, weights_y, lines)
+    else:
+        forms, bandwidths, typical = _forms(x, y, weights_x, weights_y, bandwidths, lines, kind, key=median_key)
     split = labels.first.shape[0]
     observed = forms._replace(xx=forms.xx[:split], xy=forms.xy[:split], yy=forms.yy[:split])
     statistics = unbiased_statistics(observed, weights_x, weights_y, labels)
@@ -136,7 +151,8 @@ def _block_estimate(x, y, weights_x, weights_y, bandwidths, *, size, permutation
     by_block = lax.map(one, (order_x, order_y, *keys))
     statistics = jnp.sum(jnp.where(full[:, None], by_block, 0), axis=0) / number
     scatter = jnp.sum(jnp.where(full, by_block[:, 0] - statistics[0], 0) ** 2) / (number - 1)
-    return summary(statistics, permutations, standard_error=jnp.sqrt(scatter / number), level=level)
+    deviation = jnp.sqrt(scatter / number)
+    return summary(statistics, permutations, standard_error=deviation, level=level, degrees=number - 1)
 
 
 def _check_bandwidth(bandwidth: ArrayLike | str, dtype) -> Array | None:
@@ -180,7 +196,7 @@ def mmd2(
     U-statistic is degenerate, the interval is then too wide, and the p-value is what to read. "bootstrap" is the
     percentile interval of arXiv:2602.23136's public scripts: rows drawn with replacement, of whose matrix only the
     diagonal is left out; the copies of a row pair up at k = 1, which shifts it up by about (2 - E k(X, X') -
-    E k(Y, Y')) / n. Blocks take the scatter between blocks, and few of them cover too little: five 0.88 at 0.95.
+    E k(Y, Y')) / n. Blocks take the scatter between blocks, with Student's quantile, since few tell it badly.
 
     Args:
       x: points of the first law, shape (n, ...).
@@ -231,7 +247,7 @@ def mmd2(
         )
     else:
         parts = _estimate(
-            x, y, weights_x, weights_y, bandwidths,
+            x, y, weights_x, weights_y, bandwidths, None,
             kind="gaussian", permutations=permutations, draws=draws if interval == "bootstrap" else 0,
             level=level, key=key,
         )  # fmt: skip
@@ -259,9 +275,9 @@ def energy(
     """The energy distance 2 E|X - Y| - E|X - X'| - E|Y - Y'|, not rooted; unbiased, so it may fall below 0.
 
     Szekely and Rizzo (2013), 10.1016/j.jspi.2013.03.018; their own estimate keeps the zero distances of rows to
-    themselves and is biased up. On the line it is twice the integral of (F - G)^2. Memory and the interval are as in
-    `mmd2`, whose statistic it is with the kernel -|x - y|. Distances below about 3e-4 of the data's radius are lost in
-    float32.
+    themselves and is biased up. On the line it is twice the integral of (F - G)^2, and takes a sort rather than all
+    pairs. Memory and the interval are as in `mmd2`, whose statistic it is with the kernel -|x - y|. In more dimensions
+    distances below about 3e-4 of the data's radius are lost in float32.
 
     Args:
       x: points of the first law, shape (n, ...).
@@ -285,8 +301,11 @@ def energy(
     x, y, weights_x, weights_y = check_pair(x, y, weights_x, weights_y)
     n, m = count_rows(weights_x), count_rows(weights_y)
     x, y, discarded = project(x, y, weights_x, weights_y, projection)
+    order = None
+    if x.shape[1] == 1 and on_host(x, y):
+        order = jnp.asarray(np.argsort(np.concatenate([x[:, 0], y[:, 0]])))
     parts = _estimate(
-        x, y, weights_x, weights_y, jnp.zeros(0, x.dtype),
+        x, y, weights_x, weights_y, jnp.zeros(0, x.dtype), order,
         kind="energy", permutations=permutations, draws=0, level=level, key=key,
     )  # fmt: skip
     return Distance(

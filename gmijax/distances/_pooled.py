@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Integer
 
 from gmijax.distances._draws import Labels
 
@@ -150,6 +150,42 @@ def kernel_forms(
     yy, y_y, _ = _block(y, y, (weights_y, weights_y), (b, b), kernel, parameters, tiles[1], same=True)
     xy, x_y, y_x = _block(x, y, (weights_x, weights_y), (a, b), kernel, parameters, tiles[2], same=False)
     return Forms(xx, xy, yy, x_x, x_y, y_x, y_y)
+
+
+def line_forms(
+    order: Integer[Array, " rows"],
+    x: Float[Array, "n 1"],
+    y: Float[Array, "m 1"],
+    weights_x: Float[Array, " n"],
+    weights_y: Float[Array, " m"],
+    lines: Float[Array, "columns rows"],
+) -> Forms:
+    """The forms of the kernel -|x - y| on the line, where the pooled rows in `order` need no pairs.
+
+    Between two neighbours lies their gap times the masses on its two sides.
+    """
+    n = weights_x.shape[0]
+    place = jnp.concatenate([x[:, 0], y[:, 0]])[order]
+    gaps, of_x = jnp.diff(place), order < n
+    place = place - place[place.shape[0] // 2]  # sums of places lose no digits to where they are
+
+    def one(line):
+        line = line[order]
+        a, b = jnp.cumsum(jnp.where(of_x, line, 0)), jnp.cumsum(jnp.where(of_x, 0, line))
+        above_a, above_b = (a[-1] - a)[:-1], (b[-1] - b)[:-1]
+        a, b = a[:-1], b[:-1]
+        return -2 * gaps @ (a * above_a), -gaps @ (a * above_b + b * above_a), -2 * gaps @ (b * above_b)
+
+    def row_sums(weights):
+        weights = weights[order]
+        level, moment = jnp.cumsum(weights), jnp.cumsum(weights * place)
+        sums = place * (2 * level - level[-1]) - (2 * moment - moment[-1])
+        return jnp.zeros_like(sums).at[order].set(-sums)
+
+    xx, xy, yy = lax.map(one, lines)
+    by_x = row_sums(jnp.concatenate([weights_x, jnp.zeros_like(weights_y)]))
+    by_y = row_sums(jnp.concatenate([jnp.zeros_like(weights_x), weights_y]))
+    return Forms(xx, xy, yy, by_x[:n], by_y[:n], by_x[n:], by_y[n:])
 
 
 def unbiased_statistics(

@@ -221,6 +221,16 @@ def test_jit_and_vmap_agree_with_the_front_door(kernel, debiased):
         np.testing.assert_allclose(getattr(batched, field), plain_values, atol=1e-5)
 
 
+@pytest.mark.parametrize(("n", "d"), [(40, 4), (20, 30)], ids=["features", "matrices"])
+@pytest.mark.parametrize("debiased", [True, False])
+def test_without_the_interval_the_value_is_the_same(n, d, debiased):
+    x, y = (side.astype(np.float32) for side in pairs(14, n, d, d))
+    bare = cka(x, y, debiased=debiased, interval="none")
+    assert bare.interval is None
+    assert bare.standard_error is None
+    assert float(bare.value) == pytest.approx(float(cka(x, y, debiased=debiased).value), rel=1e-6)
+
+
 def test_one_compilation_a_shape():
     chex.clear_trace_counter()
 
@@ -278,6 +288,7 @@ BAD = [
     ({"kernel": "laplace"}, "kernel must be one of 'linear', 'rbf', got 'laplace'"),
     ({"kernel": "rbf", "bandwidth": "mean"}, "bandwidth must be one of 'median'"),
     ({"kernel": "rbf", "bandwidth": -1.0}, "bandwidth must be finite and above 0"),
+    ({"interval": "bootstrap"}, "interval must be one of 'influence', 'none'"),
     ({"permutations": -1}, "permutations must be a whole number of at least 0"),
     ({"level": 0.0}, "level must lie strictly between 0 and 1"),
     ({"given": "y"}, "given must be one of"),
