@@ -53,6 +53,7 @@ class Row:
     first: float
     extrapolated: str = ""
     types: str = "float32 / float64"  # ours / the peer's
+    target: str = ""  # the ratio asked for
 
 
 def measure(function: Callable[[], Any], repeats: int) -> Timing:
@@ -76,26 +77,37 @@ def once(function: Callable[[], Any]) -> tuple[Any, float]:
 
 
 def row(
-    name: str, ours: Timing, peer_name: str, peer: float, error: float, extrapolated: str = "", types: str = Row.types
+    name: str,
+    ours: Timing,
+    peer_name: str,
+    peer: float,
+    error: float,
+    extrapolated: str = "",
+    types: str = Row.types,
+    target: str = "",
 ) -> Row:
     """One line of the table."""
-    return Row(name, ours.seconds, peer_name, peer, peer / ours.seconds, error, ours.first, extrapolated, types)
+    return Row(name, ours.seconds, peer_name, peer, peer / ours.seconds, error, ours.first, extrapolated, types, target)
 
 
 def report(title: str, rows: list[Row], path: str) -> None:
-    """Prints the rows as a Markdown table and writes them as JSON."""
+    """Prints the rows as a Markdown table and writes them as JSON, beside the rows of other names there."""
     print(f"\n{title}\n")
-    print("| what | gmijax, s | peer | peer, s | ratio | largest difference | first call, s | types |")
-    print("|---|---|---|---|---|---|---|---|")
+    print("| what | gmijax, s | peer | peer, s | ratio | target | largest difference | first call, s | types |")
+    print("|---|---|---|---|---|---|---|---|---|")
     for r in rows:
         mark = f" (E, {r.extrapolated})" if r.extrapolated else ""
         print(
             f"| {r.name} | {r.ours:.3g} | {r.peer_name} | {r.peer:.3g}{mark} | {r.ratio:.3g}x "
-            f"| {r.error:.1e} | {r.first:.1f} | {r.types} |"
+            f"| {r.target} | {r.error:.1e} | {r.first:.1f} | {r.types} |"
         )
     how = "One pinned core, one thread" if CORES == 1 else f"{CORES} cores, wall seconds"
     print(f"\n{how}. E: extrapolated from the measured repetitions named. First call: wall time with")
     print("compilation, not in the other columns. Types: ours / the peer's.", flush=True)
     out = Path("results") / path
     out.parent.mkdir(exist_ok=True)
-    out.write_text(json.dumps({"machine": platform.machine(), "rows": [asdict(r) for r in rows]}, indent=1))
+    fresh = [asdict(r) for r in rows]
+    kept = json.loads(out.read_text())["rows"] if out.exists() else []
+    names = {(r["name"], r["peer_name"]) for r in fresh}
+    kept = [r for r in kept if (r["name"], r["peer_name"]) not in names]
+    out.write_text(json.dumps({"machine": platform.machine(), "rows": kept + fresh}, indent=1))

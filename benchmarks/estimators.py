@@ -49,7 +49,7 @@ def wide(*laws: np.ndarray) -> list[np.ndarray]:
 
 def mmd2(quick: bool) -> list[Row]:
     rows = []
-    for n, d, target in ((200, 64, ""),) if quick else ((1000, 512, ", target 1500x"), (1000, 4096, ", target 2500x")):
+    for n, d, target in ((200, 64, ""),) if quick else ((1000, 512, "1500x"), (1000, 4096, "2500x")):
         x, y = laws_of(n, d)
         x64, y64 = wide(x, y)
         bandwidth, heuristic = once(lambda a=x64, b=y64: plain.median_bandwidth(a, b))
@@ -62,28 +62,37 @@ def mmd2(quick: bool) -> list[Row]:
             run = partial(distances.mmd2, x, y, **options, key=KEY)
             ours = measure(run, 5)
             peer = heuristic + (1 + resamples) * each
-            what = f"mmd2, n = {n}, d = {d}, {name}{goal}"
+            what = f"mmd2, n = {n}, d = {d}, {name}"
             error = relative(run().value, expected)
-            rows.append(row(what, ours, "cdist a resample", peer, error, f"5 of {resamples} measured"))
+            rows.append(row(what, ours, "cdist a resample", peer, error, f"5 of {resamples} measured", target=goal))
     return rows
 
 
 def cka(quick: bool) -> list[Row]:
     rows = []
-    for n, d in ((200, 256),) if quick else ((2620, 4096), (1000, 512)):
+    for n, d in ((200, 256),) if quick else ((2620, 4096), (1000, 4096), (1000, 512)):
         x, y = laws_of(n, d)
         y = y + x  # paired rows
-        expected = plain.cka(*wide(x, y))
-        peer = measure(lambda a=x, b=y: plain.cka(a, b), 5).seconds
-        target = ", target 3.5x" if (n, d) == (2620, 4096) else ""
-        for name, permutations, goal in ((", value and interval", 0, target), (", 199 permutations too", 199, "")):
-            run = partial(distances.cka, x, y, debiased=False, permutations=permutations, key=KEY)
-            ours = measure(run, 5 if not permutations else 2)
-            error = relative(run().value, expected)
-            what = f"cka, n = {n}, d = {d}{name}{goal}"
-            seconds, mark = (200 * peer, "1 value x 200") if permutations else (peer, "")
-            types = "float32 / float32"
-            rows.append(row(what, ours, "X'Y, X'X, Y'Y", seconds, error, mark, types))
+        x64, y64 = wide(x, y)
+        expected = plain.cka(x64, y64)
+        narrow = measure(lambda a=x, b=y: plain.cka(a, b), 5).seconds
+        double = measure(lambda a=x64, b=y64: plain.cka(a, b), 3).seconds
+        call = partial(distances.cka, debiased=False, key=KEY)
+        traced = jax.jit(lambda a, b, call=call: call(a, b, permutations=0, interval="none").value)
+        at_target = (n, d) == (1000, 4096)
+        for name, run, goal in (
+            ("value, host", lambda a=x, b=y, f=call: f(a, b, permutations=0, interval="none").value, "12x"),
+            ("value, XLA", partial(traced, jnp.asarray(x), jnp.asarray(y)), "3.5x"),
+            ("value and interval, host", lambda a=x, b=y, f=call: f(a, b, permutations=0).value, ""),
+        ):
+            ours, error = measure(run, 5), relative(run(), expected)
+            for peer, types in ((narrow, "float32 / float32"), (double, "float32 / float64")):
+                what, goal = f"cka, n = {n}, d = {d}, {name}", goal if at_target else ""
+                rows.append(row(what, ours, f"X'Y, X'X, Y'Y, {types[-7:]}", peer, error, types=types, target=goal))
+        run = partial(call, x, y, permutations=199)
+        what, peer_name = f"cka, n = {n}, d = {d}, interval, 199 permutations", "X'Y, X'X, Y'Y, float32"
+        ours, error = measure(run, 2), relative(run().value, expected)
+        rows.append(row(what, ours, peer_name, 200 * narrow, error, "1 value x 200", "float32 / float32"))
     return rows
 
 
@@ -97,10 +106,11 @@ def w1(quick: bool) -> list[Row]:
         for interval, target in (("bootstrap", 10), ("bootstrap-refitted", 3.5), ("dual", 200)):
             run = partial(distances.w1, x, y, projection=axes, interval=interval, draws=DRAWS, permutations=0, key=KEY)
             ours = measure(run, 1)
-            what = f"w1, n = {n}, d = {d}, {interval}, target {target}x"
+            what = f"w1, n = {n}, d = {d}, {interval}"
             error = relative(run().value if interval == "dual" else ours_value(x, y, axes), expected)
             mark = f"5 of {DRAWS} measured"
-            rows.append(row(what, ours, "PCA, cdist, emd2 a bootstrap", (1 + DRAWS) * each, error, mark))
+            peer = (1 + DRAWS) * each
+            rows.append(row(what, ours, "PCA, cdist, emd2 a bootstrap", peer, error, mark, target=f"{target}x"))
     return rows
 
 
@@ -120,8 +130,8 @@ def sliced_w1(quick: bool) -> list[Row]:
         ours = measure(run, 5)
         peer = measure(lambda a=x, b=y, p=lines.T: ot.sliced_wasserstein_distance(a, b, p=1, projections=p), 5).seconds
         error = relative(run().value, expected)
-        what = f"sliced_w1, n = {n}, d = {d}, 256 directions and interval, target 1x"
-        rows.append(row(what, ours, "POT, value only", peer, error, types="float32 / float32"))
+        what = f"sliced_w1, n = {n}, d = {d}, 256 directions and interval"
+        rows.append(row(what, ours, "POT, value only", peer, error, types="float32 / float32", target="1x"))
         starts = np.asarray(random_directions(3, d, jnp.float32, key=jax.random.split(KEY)[1]), np.float64)
         expected, peer = once(lambda a=x64, b=y64, s=starts: plain.max_sliced_w1(a, b, s, 20))
         run = partial(distances.max_sliced_w1, x, y, permutations=0, key=KEY)

@@ -108,3 +108,8 @@ def _mean_one(mass: Array, dtype: Any) -> Array:
 def count_rows(weights: Array) -> int:
     """How many rows count, where that is known; all rows under a trace."""
     return int((np.asarray(weights) > 0).sum()) if is_concrete(weights) else weights.shape[0]
+
+
+def on_host(*arrays: Any) -> bool:
+    """Whether the host's libraries may be used: on the CPU, where XLA sorts and multiplies X X' slowly, untraced."""
+    return jax.default_backend() == "cpu" and is_concrete(*arrays)

@@ -12,18 +12,20 @@ from numpy.typing import ArrayLike
 
 from gmijax._checks import check_choice, check_count, is_concrete
 from gmijax.distances._bandwidth import gaussian, median_distance, median_of
-from gmijax.distances._checks import check_common, check_pair, check_positive, count_rows
+from gmijax.distances._checks import check_common, check_pair, check_positive, count_rows, on_host
 from gmijax.distances._distance import Distance
 from gmijax.distances._draws import SPLITS, Labels, label_lines, random_order, random_subsets
 from gmijax.distances._inference import summary
 from gmijax.distances._pooled import (
     DENSE,
     Forms,
-    dense_forms,
+    centred_rows,
     jackknife_variance,
+    kernel_forms,
+    line_forms,
     pooled_mean,
     squared_distances,
-    tiled_forms,
+    tiles_of,
     unbiased_statistics,
 )
 from gmijax.distances._projection import project
@@ -55,10 +57,34 @@ def _bootstrap_statistics(forms: Forms, counts_x: Array, counts_y: Array, diagon
     return (forms.xx + copies_x) / (n * (n - 1)) + (forms.yy + copies_y) / (m * (m - 1)) - 2 * forms.xy / (n * m)
 
 
-@partial(jax.jit, static_argnames=("kind", "permutations", "draws", "level"))
-def _estimate(x, y, weights_x, weights_y, bandwidths, *, kind, permutations, draws, level, key):
-    """Everything from one pass over the pooled kernel; `draws` is 0 for the jackknife. Bandwidths None: the median."""
+def _forms(x, y, weights_x, weights_y, bandwidths, lines, kind: str, *, key: Array) -> tuple[Forms, Array, Array]:
+    """The forms of the kernel less a typical value, the bandwidths, and that value."""
     kernel = gaussian if kind == "gaussian" else _negative_distance
+    centre = pooled_mean(x, y, weights_x, weights_y)
+    rows_x, rows_y = centred_rows(x, centre, weights_x > 0), centred_rows(y, centre, weights_y > 0)
+    tiles = []
+    if x.shape[0] + y.shape[0] <= DENSE:
+        sides = (rows_x, rows_x), (rows_y, rows_y), (rows_x, rows_y)
+        tiles = [tiles_of(first, second, same=first is second) for first, second in sides]
+    if bandwidths is None:
+        width = median_of(tiles) if tiles else median_distance([x, y], [weights_x, weights_y], key=key)
+        bandwidths = width[None]
+    # A constant on all pairs cancels in every statistic; taken off beforehand it takes no digits along.
+    typical = jnp.mean(kernel(squared_distances(x[:SAMPLE] - centre, y[:SAMPLE] - centre), bandwidths))
+
+    def lowered(squared, bandwidths):
+        return kernel(squared, bandwidths) - typical
+
+    forms = kernel_forms(rows_x, rows_y, weights_x, weights_y, lines, lowered, bandwidths, *tiles)
+    return forms, bandwidths, typical
+
+
+@partial(jax.jit, static_argnames=("kind", "permutations", "draws", "level"))
+def _estimate(x, y, weights_x, weights_y, bandwidths, order, *, kind, permutations, draws, level, key):
+    """Everything from one pass over the pooled kernel; `draws` is 0 for the jackknife. Bandwidths None: the median.
+
+    On the line the energy distance goes by the rows' `order`, found here if it is None.
+    """
     label_key, resample_x, resample_y, median_key = jax.random.split(key, 4)
     labels = label_lines(weights_x, weights_y, permutations, key=label_key)
     lines = labels.first
@@ -66,25 +92,12 @@ def _estimate(x, y, weights_x, weights_y, bandwidths, *, kind, permutations, dra
     counts_y = _bootstrap_counts(weights_y, draws, key=resample_y)
     if draws:
         lines = jnp.concatenate([lines, jnp.concatenate([counts_x, counts_y], axis=1)])
-    centre = pooled_mean(x, y, weights_x, weights_y)
-    squared = None
-    if x.shape[0] + y.shape[0] <= DENSE:
-        points = jnp.concatenate([x, y]) - centre
-        squared = squared_distances(points, points)
-    if bandwidths is None and squared is not None:
-        bandwidths = median_of(squared, jnp.concatenate([weights_x, weights_y]) > 0)[None]
-    elif bandwidths is None:
-        bandwidths = median_distance([x, y], [weights_x, weights_y], key=median_key)[None]
-    # A constant on all pairs cancels in every statistic; taken off beforehand it takes no digits along.
-    typical = jnp.mean(kernel(squared_distances(x[:SAMPLE] - centre, y[:SAMPLE] - centre), bandwidths))
-
-    def lowered(squared, bandwidths):
-        return kernel(squared, bandwidths) - typical
-
-    if squared is not None:
-        forms = dense_forms(squared, weights_x, weights_y, lines, lowered, bandwidths)
+    if kind == "energy" and x.shape[1] == 1:
+        if order is None:
+            order = jnp.argsort(jnp.concatenate([x[:, 0], y[:, 0]]))
+        forms, typical = line_forms(order, x, y, weights_x, weights_y, lines), jnp.zeros(())
     else:
-        forms = tiled_forms(x, y, weights_x, weights_y, lines, lowered, bandwidths)
+        forms, bandwidths, typical = _forms(x, y, weights_x, weights_y, bandwidths, lines, kind, key=median_key)
     split = labels.first.shape[0]
     observed = forms._replace(xx=forms.xx[:split], xy=forms.xy[:split], yy=forms.yy[:split])
     statistics = unbiased_statistics(observed, weights_x, weights_y, labels)
@@ -124,16 +137,18 @@ def _block_estimate(x, y, weights_x, weights_y, bandwidths, *, size, permutation
                 subsets.append(random_subsets((SPLITS,), mine, jnp.asarray(size // 2), key=own))
         universes = jnp.stack([pooled, is_x, ~is_x]).astype(x.dtype)
         labels = Labels(jnp.concatenate(subsets).astype(x.dtype), universes, permutations)
-        points = jnp.concatenate([x[rows_x], y[rows_y]])
-        points = points - jnp.mean(points, axis=0)
-        forms = dense_forms(squared_distances(points, points), ones, ones, labels.first, gaussian, bandwidths)
+        own_x, own_y = x[rows_x], y[rows_y]
+        centre, counts = (jnp.mean(own_x, axis=0) + jnp.mean(own_y, axis=0)) / 2, jnp.ones(size, bool)
+        own_x, own_y = centred_rows(own_x, centre, counts), centred_rows(own_y, centre, counts)
+        forms = kernel_forms(own_x, own_y, ones, ones, labels.first, gaussian, bandwidths)
         return unbiased_statistics(forms, ones, ones, labels)
 
     keys = jax.random.split(label_key, blocks), jax.random.split(split_key, blocks)
     by_block = lax.map(one, (order_x, order_y, *keys))
     statistics = jnp.sum(jnp.where(full[:, None], by_block, 0), axis=0) / number
     scatter = jnp.sum(jnp.where(full, by_block[:, 0] - statistics[0], 0) ** 2) / (number - 1)
-    return summary(statistics, permutations, standard_error=jnp.sqrt(scatter / number), level=level)
+    deviation = jnp.sqrt(scatter / number)
+    return summary(statistics, permutations, standard_error=deviation, level=level, degrees=number - 1)
 
 
 def _check_bandwidth(bandwidth: ArrayLike | str, dtype) -> Array | None:
@@ -177,7 +192,7 @@ def mmd2(
     U-statistic is degenerate, the interval is then too wide, and the p-value is what to read. "bootstrap" is the
     percentile interval of arXiv:2602.23136's public scripts: rows drawn with replacement, of whose matrix only the
     diagonal is left out; the copies of a row pair up at k = 1, which shifts it up by about (2 - E k(X, X') -
-    E k(Y, Y')) / n. Blocks take the scatter between blocks, and few of them cover too little: five 0.88 at 0.95.
+    E k(Y, Y')) / n. Blocks take the scatter between blocks, with Student's quantile, since few tell it badly.
 
     Args:
       x: points of the first law, shape (n, ...).
@@ -228,7 +243,7 @@ def mmd2(
         )
     else:
         parts = _estimate(
-            x, y, weights_x, weights_y, bandwidths,
+            x, y, weights_x, weights_y, bandwidths, None,
             kind="gaussian", permutations=permutations, draws=draws if interval == "bootstrap" else 0,
             level=level, key=key,
         )  # fmt: skip
@@ -256,9 +271,9 @@ def energy(
     """The energy distance 2 E|X - Y| - E|X - X'| - E|Y - Y'|, not rooted; unbiased, so it may fall below 0.
 
     Szekely and Rizzo (2013), 10.1016/j.jspi.2013.03.018; their own estimate keeps the zero distances of rows to
-    themselves and is biased up. On the line it is twice the integral of (F - G)^2. Memory and the interval are as in
-    `mmd2`, whose statistic it is with the kernel -|x - y|. Distances below about 3e-4 of the data's radius are lost in
-    float32.
+    themselves and is biased up. On the line it is twice the integral of (F - G)^2, and takes a sort rather than all
+    pairs. Memory and the interval are as in `mmd2`, whose statistic it is with the kernel -|x - y|. In more dimensions
+    distances below about 3e-4 of the data's radius are lost in float32.
 
     Args:
       x: points of the first law, shape (n, ...).
@@ -282,8 +297,11 @@ def energy(
     x, y, weights_x, weights_y = check_pair(x, y, weights_x, weights_y)
     n, m = count_rows(weights_x), count_rows(weights_y)
     x, y, discarded = project(x, y, weights_x, weights_y, projection)
+    order = None
+    if x.shape[1] == 1 and on_host(x, y):
+        order = jnp.asarray(np.argsort(np.concatenate([x[:, 0], y[:, 0]])))
     parts = _estimate(
-        x, y, weights_x, weights_y, jnp.zeros(0, x.dtype),
+        x, y, weights_x, weights_y, jnp.zeros(0, x.dtype), order,
         kind="energy", permutations=permutations, draws=0, level=level, key=key,
     )  # fmt: skip
     return Distance(

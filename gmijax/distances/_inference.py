@@ -5,18 +5,33 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from gmijax.stats import normal_interval, permutation_p_value
+from gmijax.stats import normal_interval, permutation_p_value, student_interval
 
 
 def summary(
-    statistics: Float[Array, " columns"], permutations: int, *, standard_error: Array | None, level: float
+    statistics: Float[Array, " columns"],
+    permutations: int,
+    *,
+    standard_error: Array | None,
+    level: float,
+    degrees: Array | None = None,
 ) -> dict[str, Any]:
-    """Value, interval, null, p-value and noise floor from the statistics of `label_lines`."""
+    """Value, interval, null, p-value and noise floor from the statistics of `label_lines`.
+
+    The interval is Student's where the standard error has few `degrees` of freedom, else normal.
+    """
     value, permuted = statistics[0], statistics[1 : 1 + permutations]
+    interval = None
+    if standard_error is not None:
+        interval = (
+            student_interval(value, standard_error, degrees, level=level)
+            if degrees is not None
+            else normal_interval(value, standard_error, level=level)
+        )
     return {
         "value": value,
         "standard_error": standard_error,
-        "interval": None if standard_error is None else normal_interval(value, standard_error, level=level),
+        "interval": interval,
         "null": jnp.mean(permuted) if permutations else None,
         "p_value": permutation_p_value(value, permuted) if permutations else None,
         "split_half": jnp.mean(statistics[1 + permutations :]) if permutations else None,

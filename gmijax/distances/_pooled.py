@@ -1,22 +1,21 @@
 """Quadratic forms of a pooled kernel matrix that never has to exist: what MMD and the energy distance are made of.
 
-The kernel depends on the squared distance. Its matrix is made once, tile by tile and by symmetry only half of it,
-and every permutation, half and resample is a line of coefficients that one matrix product a tile serves.
+The kernel depends on the squared distance. Its matrix is made in tiles, by symmetry only half of them, and every
+permutation, half and resample is a line of coefficients that one matrix product a tile serves.
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Integer
 
 from gmijax.distances._draws import Labels
 
-DENSE = 2048  # pooled rows up to which the whole matrix is held, 16 MiB of float32
-TILE = 1024  # rows of a tile beyond that
+DENSE = 2048  # pooled rows up to which the squared distances are held, 8 MiB of float32
+TILE = 256  # rows of a tile at most: XLA's product on the CPU slows down where its operands leave the cache
 
 Kernel = Callable[[Array, Array], Array]  # squared distances and parameters to kernel values
 
@@ -37,105 +36,158 @@ class Forms(NamedTuple):
     y_y: Array
 
 
+class Rows(NamedTuple):
+    """Rows whose distances are asked for, not copied: what to centre them by, their norms then, and which count."""
+
+    points: Float[Array, "n d"]
+    centre: Float[Array, " d"]
+    squares: Float[Array, " n"]
+    counts: Bool[Array, " n"]
+
+
+class Tile(NamedTuple):
+    """Squared distances of some rows of one set to some of another, and which pairs count that no other tile has."""
+
+    squared: Float[Array, "height width"]
+    pairs: Bool[Array, "height width"]
+
+
+def centred_rows(points: Float[Array, "n d"], centre: Float[Array, " d"], counts: Bool[Array, " n"]) -> Rows:
+    """Distances of rows centred by their mean lose fewer digits."""
+    return Rows(points, centre, jnp.sum((points - centre) ** 2, axis=1), counts)
+
+
+def pooled_mean(x: Array, y: Array, weights_x: Array, weights_y: Array) -> Array:
+    """The mean of all rows that count."""
+    return (weights_x @ x + weights_y @ y) / (jnp.sum(weights_x) + jnp.sum(weights_y))
+
+
 def squared_distances(first: Float[Array, "n d"], second: Float[Array, "m d"]) -> Float[Array, "n m"]:
     """Pairwise squared distances of centred rows, by one matrix product."""
     norms = jnp.sum(first**2, axis=1)[:, None] + jnp.sum(second**2, axis=1)[None, :]
     return jnp.maximum(norms - 2 * (first @ second.T), 0)
 
 
-def pooled_mean(x: Array, y: Array, weights_x: Array, weights_y: Array) -> Array:
-    """The mean of all rows that count: distances of rows centred by it lose fewer digits."""
-    return (weights_x @ x + weights_y @ y) / (jnp.sum(weights_x) + jnp.sum(weights_y))
+def tile_rows(rows: int, most: int | None = None) -> int:
+    """The height of equal tiles of at most so many rows, TILE where None."""
+    return -(-rows // -(-rows // (most or TILE)))
 
 
-def dense_forms(
-    squared: Float[Array, "rows rows"],
-    weights_x: Float[Array, " n"],
-    weights_y: Float[Array, " m"],
-    lines: Float[Array, "columns rows"],
-    kernel: Kernel,
-    parameters: Array,
-) -> Forms:
-    """The forms from the squared distances of all pooled rows."""
-    n = weights_x.shape[0]
-    matrix = kernel(squared, parameters)
-    matrix = jnp.where(jnp.eye(matrix.shape[0], dtype=bool), 0, matrix)
-    a, b = lines[:, :n], lines[:, n:]
-    by_a = a @ matrix[:n]
-    by_x, by_y = weights_x @ matrix[:n], weights_y @ matrix[n:]
-    return Forms(
-        xx=jnp.sum(by_a[:, :n] * a, axis=1),
-        xy=jnp.sum(by_a[:, n:] * b, axis=1),
-        yy=jnp.sum((b @ matrix[n:, n:]) * b, axis=1),
-        x_x=by_x[:n],
-        x_y=by_y[:n],
-        y_x=by_x[n:],
-        y_y=by_y[n:],
-    )
+def tile_pairs(first: int, second: int, same: bool) -> np.ndarray:
+    """Which tiles of either side meet, (pairs, 2); those of one set with itself meet once."""
+    down, across = (np.arange(-(-rows // tile_rows(rows))) for rows in (first, second))
+    pairs = np.stack(np.meshgrid(down, across, indexing="ij"), axis=-1).reshape(-1, 2)
+    return pairs[pairs[:, 0] <= pairs[:, 1]] if same else pairs
 
 
-def _block(first, second, weights, lines, centre, kernel, parameters, same: bool):
+def cut(array: Array, index: Array, height: int, axis: int = 0) -> Array:
+    """A tile's part; the last one is moved back to fit."""
+    return lax.dynamic_slice_in_dim(array, jnp.minimum(index * height, array.shape[axis] - height), height, axis)
+
+
+def add_at(sums: Array, index: Array, part: Array) -> Array:
+    """Sums with a tile's part added in its place."""
+    start = jnp.minimum(index * part.shape[0], sums.shape[0] - part.shape[0])
+    old = lax.dynamic_slice_in_dim(sums, start, part.shape[0])
+    return lax.dynamic_update_slice_in_dim(sums, old + part, start, 0)
+
+
+def _tile(first: Rows, second: Rows, i: Array, j: Array, same: bool) -> Tile:
+    height, width = tile_rows(first.counts.shape[0]), tile_rows(second.counts.shape[0])
+    a = cut(first.points, i, height) - first.centre
+    b = cut(second.points, j, width) - second.centre
+    squares = cut(first.squares, i, height)[:, None] + cut(second.squares, j, width)[None, :]
+    rows, columns = cut(jnp.arange(first.counts.shape[0]), i, height), cut(jnp.arange(second.counts.shape[0]), j, width)
+    # The last tile was moved back: the rows before its own are an earlier tile's.
+    mine = cut(first.counts, i, height) & (rows >= i * height)
+    theirs = cut(second.counts, j, width) & (columns >= j * width)
+    pairs = mine[:, None] & theirs[None, :]
+    if same:
+        pairs &= rows[:, None] < columns[None, :]
+    return Tile(jnp.maximum(squares - 2 * (a @ b.T), 0), pairs)
+
+
+def tiles_of(first: Rows, second: Rows, *, same: bool) -> Tile:
+    """All tiles, one behind the other: half of a matrix, where the sets are the `same`, or a whole one."""
+    pairs = jnp.asarray(tile_pairs(first.counts.shape[0], second.counts.shape[0], same))
+    return lax.map(lambda pair: _tile(first, second, pair[0], pair[1], same), pairs)
+
+
+def _block(first, second, weights, lines, kernel, parameters, tiles: Tile | None, same: bool):
     """One of xx, xy, yy: the forms of all lines, and row sums of both sides."""
-    height, width = min(TILE, first.shape[0]), min(TILE, second.shape[0])
+    height, width = tile_rows(first.counts.shape[0]), tile_rows(second.counts.shape[0])
 
-    def cut(array, index, size, axis=0):
-        """A tile's part; the last tile is moved back to fit, and what it repeats is not fresh."""
-        start = jnp.minimum(index * size, array.shape[axis] - size)
-        rows = start + jnp.arange(size)
-        return lax.dynamic_slice_in_dim(array, start, size, axis), rows, rows >= index * size
-
-    def add(sums, start_index, size, part):
-        start = jnp.minimum(start_index * size, sums.shape[0] - size)
-        old = lax.dynamic_slice_in_dim(sums, start, size)
-        return lax.dynamic_update_slice_in_dim(sums, old + part, start, 0)
-
-    def down(i, sums):
-        a, rows, fresh_a = cut(first, i, height)
-        coefficients_a = cut(lines[0], i, height, axis=1)[0] * fresh_a
-        weight_a = cut(weights[0], i, height)[0] * fresh_a
-
-        def across(j, inner):
-            form, row_a, sums_b = inner
-            b, columns, fresh_b = cut(second, j, width)
-            tile = kernel(squared_distances(a - centre, b - centre), parameters)
-            if same:
-                tile = jnp.where(rows[:, None] == columns[None, :], 0, tile)
-            coefficients_b = cut(lines[1], j, width, axis=1)[0] * fresh_b
-            weight_b = cut(weights[1], j, width)[0] * fresh_b
-            part = jnp.sum((coefficients_a @ tile) * coefficients_b, axis=1)
-            mirrored = same & (i != j)  # by symmetry this tile stands for its mirror image too
-            form = form + jnp.where(mirrored, 2, 1) * part
-            row_a = row_a + fresh_a * (tile @ weight_b)
-            sums_b = add(sums_b, j, width, jnp.where(i == j, not same, True) * fresh_b * (weight_a @ tile))
-            return form, row_a, sums_b
-
+    def step(sums, pair_and_tile):
         form, sums_a, sums_b = sums
-        start = (jnp.zeros_like(form), jnp.zeros_like(weight_a), sums_b)
-        added, row_a, sums_b = lax.fori_loop(i if same else 0, -(-second.shape[0] // width), across, start)
-        return form + added, add(sums_a, i, height, row_a), sums_b
+        (i, j), tile = pair_and_tile
+        squared, pairs = _tile(first, second, i, j, same) if tile is None else tile
+        values = jnp.where(pairs, kernel(squared, parameters), 0)
+        form = form + jnp.sum((cut(lines[0], i, height, 1) @ values) * cut(lines[1], j, width, 1), axis=1)
+        sums_a = add_at(sums_a, i, values @ cut(weights[1], j, width))
+        sums_b = add_at(sums_b, j, cut(weights[0], i, height) @ values)
+        return (form, sums_a, sums_b), None
 
-    zero = jnp.zeros(lines[0].shape[0], first.dtype)
-    start = (zero, jnp.zeros_like(weights[0]), jnp.zeros_like(weights[1]))
-    return lax.fori_loop(0, -(-first.shape[0] // height), down, start)
+    pairs = jnp.asarray(tile_pairs(first.counts.shape[0], second.counts.shape[0], same))
+    start = jnp.zeros(lines[0].shape[0], lines[0].dtype), jnp.zeros_like(weights[0]), jnp.zeros_like(weights[1])
+    (form, sums_a, sums_b), _ = lax.scan(step, start, (pairs, tiles))
+    # A pair of rows of one set stands for its mirror image too.
+    return (2 * form, sums_a + sums_b, sums_a + sums_b) if same else (form, sums_a, sums_b)
 
 
-def tiled_forms(
-    x: Float[Array, "n d"],
-    y: Float[Array, "m d"],
+def kernel_forms(
+    x: Rows,
+    y: Rows,
     weights_x: Float[Array, " n"],
     weights_y: Float[Array, " m"],
     lines: Float[Array, "columns rows"],
     kernel: Kernel,
     parameters: Array,
+    tiles_xx: Tile | None = None,
+    tiles_yy: Tile | None = None,
+    tiles_xy: Tile | None = None,
 ) -> Forms:
-    """The forms without the matrix: beyond the inputs and the lines, only tiles are held."""
-    centre = pooled_mean(x, y, weights_x, weights_y)
-    a, b = lines[:, : x.shape[0]], lines[:, x.shape[0] :]
-    block = partial(_block, centre=centre, kernel=kernel, parameters=parameters)
-    xx, x_first, x_second = block(x, x, (weights_x, weights_x), (a, a), same=True)
-    yy, y_first, y_second = block(y, y, (weights_y, weights_y), (b, b), same=True)
-    xy, x_y, y_x = block(x, y, (weights_x, weights_y), (a, b), same=False)
-    return Forms(xx, xy, yy, x_first + x_second, x_y, y_x, y_first + y_second)
+    """The forms, from the `tiles_of` (x, x), (y, y) and (x, y) if they are at hand; else only one tile is ever held."""
+    a, b = lines[:, : weights_x.shape[0]], lines[:, weights_x.shape[0] :]
+    xx, x_x, _ = _block(x, x, (weights_x, weights_x), (a, a), kernel, parameters, tiles_xx, same=True)
+    yy, y_y, _ = _block(y, y, (weights_y, weights_y), (b, b), kernel, parameters, tiles_yy, same=True)
+    xy, x_y, y_x = _block(x, y, (weights_x, weights_y), (a, b), kernel, parameters, tiles_xy, same=False)
+    return Forms(xx, xy, yy, x_x, x_y, y_x, y_y)
+
+
+def line_forms(
+    order: Integer[Array, " rows"],
+    x: Float[Array, "n 1"],
+    y: Float[Array, "m 1"],
+    weights_x: Float[Array, " n"],
+    weights_y: Float[Array, " m"],
+    lines: Float[Array, "columns rows"],
+) -> Forms:
+    """The forms of the kernel -|x - y| on the line, where the pooled rows in `order` need no pairs.
+
+    Between two neighbours lies their gap times the masses on its two sides.
+    """
+    n = weights_x.shape[0]
+    place = jnp.concatenate([x[:, 0], y[:, 0]])[order]
+    gaps, of_x = jnp.diff(place), order < n
+    place = place - place[place.shape[0] // 2]  # sums of places lose no digits to where they are
+
+    def one(line):
+        line = line[order]
+        a, b = jnp.cumsum(jnp.where(of_x, line, 0)), jnp.cumsum(jnp.where(of_x, 0, line))
+        above_a, above_b = (a[-1] - a)[:-1], (b[-1] - b)[:-1]
+        a, b = a[:-1], b[:-1]
+        return -2 * gaps @ (a * above_a), -gaps @ (a * above_b + b * above_a), -2 * gaps @ (b * above_b)
+
+    def row_sums(weights):
+        weights = weights[order]
+        level, moment = jnp.cumsum(weights), jnp.cumsum(weights * place)
+        sums = place * (2 * level - level[-1]) - (2 * moment - moment[-1])
+        return jnp.zeros_like(sums).at[order].set(-sums)
+
+    xx, xy, yy = lax.map(one, lines)
+    by_x = row_sums(jnp.concatenate([weights_x, jnp.zeros_like(weights_y)]))
+    by_y = row_sums(jnp.concatenate([jnp.zeros_like(weights_x), weights_y]))
+    return Forms(xx, xy, yy, by_x[:n], by_y[:n], by_x[n:], by_y[n:])
 
 
 def unbiased_statistics(

@@ -4,9 +4,12 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
+from scipy.linalg import eigh
 
 from gmijax._checks import check_count
+from gmijax.distances._checks import on_host
 
 
 def principal_axes(
@@ -39,6 +42,28 @@ def _project(x, y, weights_x, weights_y, top):
     return (x - centre) @ axes, (y - centre) @ axes, discarded
 
 
+def _host_project(
+    x: np.ndarray, y: np.ndarray, weights_x: np.ndarray, weights_y: np.ndarray, top: int
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """The same by the host's library, which makes half of X X' and only the eigenvectors asked for."""
+    points, weights = np.concatenate([x, y]), np.concatenate([weights_x, weights_y])
+    points -= (weights @ points) / weights.sum()
+    root = np.sqrt(weights)[:, None]
+    scaled = root * points
+    few = points.shape[0] < points.shape[1]
+    matrix = scaled @ scaled.T if few else scaled.T @ scaled
+    total = np.trace(matrix)
+    eigenvalues, vectors = eigh(matrix, subset_by_index=[len(matrix) - top, len(matrix) - 1], check_finite=False)
+    real = eigenvalues > np.finfo(points.dtype).eps * total
+    vectors = np.where(real, vectors, 0)
+    if few:  # X' v / s are the axes, so that the scores are X X' v / s
+        scores = matrix @ (vectors / np.sqrt(np.where(real, eigenvalues, 1))) / np.where(root > 0, root, 1)
+    else:
+        scores = points @ vectors
+    kept = eigenvalues[real].sum()
+    return scores[: len(x)], scores[len(x) :], max(1 - float(kept / total), 0.0) if total > 0 else 0.0
+
+
 def project(
     x: Float[Array, "n d"],
     y: Float[Array, "m d"],
@@ -58,4 +83,8 @@ def project(
             f"projection is {top}, but {x.shape[0]} + {y.shape[0]} rows of {x.shape[1]} dimensions have at most "
             f"{min(x.shape[0] + y.shape[0] - 1, x.shape[1])} joint principal axes"
         )
+    if on_host(x, y, weights_x, weights_y):
+        parts = _host_project(*(np.asarray(part) for part in (x, y, weights_x, weights_y)), top=top)
+        near_x, near_y, discarded = (jnp.asarray(part, x.dtype) for part in parts)
+        return near_x, near_y, discarded
     return _project(x, y, weights_x, weights_y, top)

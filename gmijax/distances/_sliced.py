@@ -17,8 +17,8 @@ from jax import lax
 from jaxtyping import Array, Float
 from numpy.typing import ArrayLike
 
-from gmijax._checks import check_count, is_concrete
-from gmijax.distances._checks import check_common, check_pair, count_rows
+from gmijax._checks import check_count
+from gmijax.distances._checks import check_common, check_pair, count_rows, on_host
 from gmijax.distances._distance import Distance
 from gmijax.distances._draws import label_lines
 from gmijax.distances._inference import summary, weighted_variance
@@ -26,16 +26,12 @@ from gmijax.distances._pooled import pooled_mean
 from gmijax.distances._projection import project
 from gmijax.stats import Chunks, chunks
 
-TOGETHER = 16  # directions projected to by one matrix product
 HELD = 2**26  # places of rows on lines that are held while chunks are read
 ELEMENTS = 2**22  # cumulated at once
+PLACES = 2**24  # made by one matrix product, of at least 16 directions: fewer share the reading of the rows badly
 
 Source = ArrayLike | Callable[[], Iterable[Any]] | Chunks
 Numbers = Any  # a numpy or a jax array: the same code serves both
-
-
-def _on_host(*arrays: Any) -> bool:
-    return jax.default_backend() == "cpu" and is_concrete(*arrays)
 
 
 def _cumulated(xp: ModuleType, signed: Numbers, axis: int) -> Numbers:
@@ -48,7 +44,10 @@ def _unsorted(xp: ModuleType, order: Numbers, values: Numbers) -> Numbers:
     """Values in sorted order back at their rows."""
     if xp is np:
         result = np.empty_like(values)
-        np.put_along_axis(result, order, values, axis=-1)
+        if values.ndim == 1:  # several times faster
+            result[order] = values
+        else:
+            np.put_along_axis(result, order, values, axis=-1)
         return result
     return jnp.put_along_axis(jnp.zeros_like(values), order, values, axis=-1, inplace=False)
 
@@ -68,15 +67,22 @@ def _one_direction(xp: ModuleType, place: Numbers, signed: Numbers) -> tuple[Num
     gaps = xp.diff(place[order])
     width = max(1, ELEMENTS // place.shape[0])
     # Lines are columns here, so that adding up along the rows goes through memory in order.
-    parts = [
-        gaps @ abs(_cumulated(xp, signed[order, start : start + width], axis=0))
-        for start in range(0, signed.shape[1], width)
-    ]
-    levels = _cumulated(xp, signed[order, 0], axis=0)
+    parts, observed = [], gaps
+    for start in range(0, signed.shape[1], width):
+        levels = _cumulated(xp, xp.take(signed[:, start : start + width], order, axis=0), axis=0)
+        if start == 0:
+            observed = levels[:, 0]
+        parts.append(gaps @ abs(levels))
     # Where the laws are level but for rounding, mass moves for nothing either way.
-    slopes = xp.where(abs(levels) > 8 * np.finfo(place.dtype).eps, xp.sign(levels), 0) * gaps
+    rounding = 8 * np.finfo(place.dtype).eps
+    slopes = (1.0 * (observed > rounding) - (observed < -rounding)) * gaps
     after = xp.concatenate([xp.cumsum(slopes[::-1])[::-1], xp.zeros(1, slopes.dtype)])
     return xp.concatenate(parts), _unsorted(xp, order, after.astype(place.dtype))
+
+
+def _together(rows: int, directions: int) -> int:
+    """How many directions one matrix product serves."""
+    return min(max(PLACES // rows, 16), directions)
 
 
 def _places(x: Numbers, y: Numbers, directions: Numbers) -> Numbers:
@@ -99,10 +105,10 @@ def _host_slices(
 
 
 def _slices(x: Array, y: Array, signed: Numbers, directions: Array) -> tuple[Numbers, Numbers]:
-    if not _on_host(x, y, signed):
+    if not on_host(x, y, signed):
         return _device_slices(x, y, signed, directions)
-    first, second = np.asarray(x), np.asarray(y)
-    return _host_slices(partial(_places, first, second), signed, directions, TOGETHER)
+    places = partial(_places, np.asarray(x), np.asarray(y))
+    return _host_slices(places, signed, directions, _together(len(signed), len(directions)))
 
 
 def _stream_slices(laws: tuple[Chunks, Chunks], rows: int, signed: Numbers, directions: Array):
@@ -130,8 +136,9 @@ def _measure(law: Chunks) -> tuple[int, int, np.dtype]:
 
 @jax.jit
 def _device_slices(x: Array, y: Array, signed: Array, directions: Array) -> tuple[Array, Array]:
-    number = directions.shape[0]
-    padded = jnp.concatenate([directions, jnp.zeros((-number % TOGETHER, directions.shape[1]), directions.dtype)])
+    number, dimensions = directions.shape
+    together = _together(signed.shape[0], number)
+    padded = jnp.concatenate([directions, jnp.zeros((-number % together, dimensions), directions.dtype)])
 
     def some(potential, block):
         def one(potential, place):
@@ -140,7 +147,7 @@ def _device_slices(x: Array, y: Array, signed: Array, directions: Array) -> tupl
 
         return lax.scan(one, potential, _places(x, y, block))
 
-    blocks = padded.reshape(-1, TOGETHER, directions.shape[1])
+    blocks = padded.reshape(-1, together, dimensions)
     potential, values = lax.scan(some, jnp.zeros(signed.shape[0], x.dtype), blocks)
     return values.reshape(-1, signed.shape[1])[:number], potential / number
 
@@ -382,7 +389,7 @@ def max_sliced_w1(
     signed = _signed_lines(weights_x, weights_y, permutations, key=label_key)
     points = _centred(x, y, weights_x, weights_y)
     others = random_directions(starts - 1, x.shape[1], x.dtype, key=start_key)
-    search = _host_search if _on_host(points, signed) else _device_search
+    search = _host_search if on_host(points, signed) else _device_search
     values, potential = (jnp.asarray(part, x.dtype) for part in search(points, signed, others, iterations))
     return Distance(
         **_summary(values[None], potential, weights_x, weights_y, permutations=permutations, level=level),

@@ -16,11 +16,13 @@ from scipy.spatial.distance import cdist
 EXPAND = 4  # a matching may repeat points up to this many times the larger set, else a linear program is cheaper
 ARCS = 8  # a row and column, added to the program at a time
 TOLERANCE = 1e-9  # of prices, relative to the mean cost
-SMOOTHING = 0.02  # of the entropic start, relative to the mean cost
-ITERATIONS = 60  # of the entropic start
+SMOOTHING, ITERATIONS = 0.02, 60  # of the program's entropic start
+PLAIN = 128  # points up to which a matching is sought without
+SHARPENING, ROUNDS = (0.05, 0.01), 20  # of a matching's, in stages, each relative to what the one before left
 
 Matrix = NDArray[Any]  # float64
 Vector = NDArray[Any]
+Indices = NDArray[np.intp]
 
 
 class Plan(NamedTuple):
@@ -69,23 +71,45 @@ def repeats(n: int, m: int) -> tuple[int, int] | None:
     return (size // n, size // m) if size <= EXPAND * max(n, m) else None
 
 
-def matching_cost(cost: Matrix, prices: Matrix | None = None) -> float:
-    """The least mean cost of matching the rows to the columns, both uniform and `repeats` not None.
+def _matching(prices: Matrix, mine: Indices, yours: Indices) -> tuple[Indices, Indices]:
+    """The cheapest matching of as many listed rows as columns: their places in the lists, which may repeat a point.
+
+    The search is many times shorter among prices that are nearly optimal. Entropic potentials of the listed rows and
+    columns, one for all copies, bring them there; the matching stays the same.
+    """
+    if len(mine) <= PLAIN:
+        return linear_sum_assignment(prices[np.ix_(mine, yours)])
+    rows, own_row, copies_x = np.unique(mine, return_inverse=True, return_counts=True)
+    columns, own_column, copies_y = np.unique(yours, return_inverse=True, return_counts=True)
+    left = prices[np.ix_(rows, columns)]
+    for share in SHARPENING:
+        f, g = _entropic_prices(left, copies_x, copies_y, share, ROUNDS, np.float32)
+        left -= f[:, None]
+        left -= g
+    return linear_sum_assignment(left[np.ix_(own_row, own_column)])
+
+
+def listed_cost(cost: Matrix, prices: Matrix, mine: Indices, yours: Indices) -> float:
+    """The least mean cost of moving listed rows to listed columns, all of the same mass.
 
     Args:
-      cost: of the pairs, shape (n, m).
-      prices: the same costs less any potentials of the rows and columns; near an optimum's potentials the search is
-        several times shorter, and the matching is the same.
+      cost: of all rows and columns, shape (n, m).
+      prices: the same less any potentials; the better these, the shorter the search.
+      mine: rows, any number, some perhaps several times.
+      yours: columns.
 
     Returns:
       The mean cost.
     """
-    times = repeats(*cost.shape)
-    assert times is not None
-    guide = cost if prices is None else prices
-    if max(times) > 1:
-        cost, guide = (np.repeat(np.repeat(c, times[0], axis=0), times[1], axis=1) for c in (cost, guide))
-    return float(cost[linear_sum_assignment(guide)].mean())
+    times = repeats(len(mine), len(yours))
+    if times is None:
+        masses = [
+            np.bincount(side, minlength=size) / len(side) for side, size in zip((mine, yours), cost.shape, strict=True)
+        ]
+        return solve(cost, *masses).value
+    mine, yours = np.repeat(mine, times[0]), np.repeat(yours, times[1])
+    i, j = _matching(prices, mine, yours)
+    return float(cost[mine[i], yours[j]].mean())
 
 
 def _matching_potentials(cost: Matrix, match: NDArray[np.intp]) -> tuple[Vector, Vector]:
@@ -108,7 +132,7 @@ def _matching_plan(cost: Matrix) -> Plan:
     times = repeats(n, m)
     assert times is not None
     full = np.repeat(np.repeat(cost, times[0], axis=0), times[1], axis=1)
-    rows, columns = linear_sum_assignment(full)
+    rows, columns = _matching(full, np.arange(len(full)), np.arange(len(full)))
     value = float(full[rows, columns].mean())
     _, column_prices = _matching_potentials(full, columns)
     # Copies of a column may be priced differently; the c-transform of the cheapest serves them all.
@@ -121,17 +145,27 @@ def _matching_plan(cost: Matrix) -> Plan:
     return Plan(value, arcs.row, arcs.col, arcs.data, potential_x, potential_y, float(gap))
 
 
-def _entropic_prices(cost: Matrix, masses_x: Vector, masses_y: Vector, epsilon: float) -> tuple[Vector, Vector]:
-    """Potentials near the optimal ones, to choose the first arcs by."""
+def _entropic_prices(
+    cost: Matrix, masses_x: Vector, masses_y: Vector, share: float, rounds: int, dtype: Any
+) -> tuple[Vector, Vector]:
+    """Potentials near the optimal ones, smoothed by a share of the mean of what the lowest costs leave."""
     lowest_x = cost.min(axis=1)
     lowest_y = (cost - lowest_x[:, None]).min(axis=0)
     # Every row and column of what is left has a zero, so that none of the kernel's underflows as a whole.
-    kernel = np.exp((lowest_x[:, None] + lowest_y - cost) / epsilon)
-    u, v = np.ones(len(masses_x)), np.ones(len(masses_y))
-    for _ in range(ITERATIONS):
-        u = 1 / (kernel @ (masses_y * v))
-        v = 1 / ((masses_x * u) @ kernel)
-    with np.errstate(divide="ignore"):
+    left = cost - lowest_x[:, None]
+    left -= lowest_y
+    epsilon = share * left.mean()
+    if not epsilon:
+        return lowest_x, lowest_y
+    kernel = left.astype(dtype)
+    kernel *= -1 / epsilon
+    np.exp(kernel, out=kernel)
+    mine, yours = masses_x.astype(dtype), masses_y.astype(dtype)
+    u, v = np.ones_like(mine), np.ones_like(yours)
+    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
+        for _ in range(rounds):
+            u = 1 / (kernel @ (yours * v))
+            v = 1 / ((mine * u) @ kernel)
         f, g = lowest_x + epsilon * np.log(u), lowest_y + epsilon * np.log(v)
     good = np.isfinite(f).all() and np.isfinite(g).all()
     return (f, g) if good else (lowest_x, lowest_y)
@@ -186,7 +220,7 @@ def _program_plan(cost: Matrix, masses_x: Vector, masses_y: Vector) -> Plan:
     m = cost.shape[1]
     scale = float(cost.mean()) or 1.0
     unit = cost / scale
-    f, g = _entropic_prices(unit, masses_x, masses_y, SMOOTHING)
+    f, g = _entropic_prices(unit, masses_x, masses_y, SMOOTHING, ITERATIONS, np.float64)
     # The corners of an order along the potentials are cheaper than those of an arbitrary one.
     path = _corner_path(np.argsort(f), np.argsort(-g), masses_x, masses_y)
     nearest = _cheapest(unit - f[:, None] - g, ARCS)

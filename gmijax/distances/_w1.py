@@ -15,7 +15,7 @@ from gmijax.distances._draws import SPLITS, host_generator
 from gmijax.distances._exact import certified
 from gmijax.distances._inference import summary, weighted_variance
 from gmijax.distances._projection import project
-from gmijax.distances._transport import Matrix, Plan, Vector, matching_cost, pairwise, repeats, solve
+from gmijax.distances._transport import Matrix, Plan, Vector, listed_cost, pairwise, solve
 from gmijax.stats import Interval
 
 INTERVALS = ("subsample", "dual", "bootstrap", "bootstrap-refitted")
@@ -41,11 +41,11 @@ class _Pooled:
 
     def w1(self, first: Rows, second: Rows, prices: Matrix | None = None) -> float:
         """The distance; `prices`, for rows of x against rows of y, are their costs less good potentials."""
-        uniform = all(np.ptp(self.weights[rows]) <= 1e-6 for rows in (first, second))
-        if uniform and repeats(len(first), len(second)):
-            guide = None if prices is None else prices[np.ix_(first, second - self.n)]
-            return matching_cost(self.between(first, second), guide)
-        return self.solve(first, second).value
+        if any(np.ptp(self.weights[rows]) > 1e-6 for rows in (first, second)):
+            return self.solve(first, second).value
+        if prices is None:
+            return listed_cost(self.cost, self.cost, first, second - self.offset)
+        return listed_cost(self.cost[: self.n, self.n - self.offset :], prices, first, second - self.n)
 
 
 def _subsample_sizes(n: int, m: int) -> tuple[int, int]:
@@ -69,12 +69,36 @@ def _bootstrap(pooled: _Pooled, x: Rows, y: Rows, prices: Matrix, draws: int, rn
     return np.array([pooled.w1(rng.choice(x, len(x)), rng.choice(y, len(y)), prices) for _ in range(draws)])
 
 
+def _scores(points: Matrix, gram: Matrix | None, rows: Rows, counts: Vector, top: int) -> Matrix:
+    """Rows, each so many times, on the principal axes of their own; from their Gram matrix where it is the smaller.
+
+    Eigenvectors in single precision: half the time, and 1e-6 of the largest eigenvalue is far below the noise of a
+    resample.
+    """
+    share = counts / counts.sum()
+    if gram is None:
+        centred = points[rows] - share @ points[rows]
+        narrow = (centred * np.sqrt(counts)[:, None]).astype(np.float32)
+        return centred @ eigh(narrow.T @ narrow, overwrite_a=True, check_finite=False)[1][:, -top:]
+    root, size = np.sqrt(counts), len(rows)
+    inner = gram[np.ix_(rows, rows)]
+    means = inner @ share
+    inner = (inner - means[:, None] - means + share @ means) * root[:, None] * root
+    eigenvalues, vectors = eigh(
+        inner.astype(np.float32), subset_by_index=[size - top, size - 1], overwrite_a=True, check_finite=False
+    )
+    return (vectors * np.sqrt(np.maximum(eigenvalues, 0)) / root[:, None]).astype(np.float64)
+
+
 def _refitted(
-    points: Matrix, x: Rows, y: Rows, top: int, prices: Matrix, draws: int, rng: np.random.Generator
+    points: Matrix, x: Rows, y: Rows, top: int, potentials: Vector, draws: int, rng: np.random.Generator
 ) -> Vector:
-    """Bootstrap replicates whose principal axes are fitted again, from one Gram matrix of all pooled rows."""
+    """Bootstrap replicates whose principal axes are fitted again.
+
+    `potentials`, one a pooled row, are those of the axes of all rows: nearly optimal still.
+    """
     points = points - points.mean(axis=0)
-    gram = points @ points.T
+    gram = points @ points.T if len(points) < 2 * points.shape[1] else None
     values = []
     for _ in range(draws):
         resampled = np.concatenate([rng.choice(x, len(x)), rng.choice(y, len(y))])
@@ -83,21 +107,12 @@ def _refitted(
             raise ValueError(
                 f"projection is {top}, but a bootstrap resample has {len(rows)} distinct rows; take fewer axes"
             )
-        root, share = np.sqrt(counts), counts / counts.sum()
-        inner = gram[np.ix_(rows, rows)]
-        means = inner @ share
-        inner = (inner - means[:, None] - means + share @ means) * root[:, None] * root
-        size = len(rows)
-        # Single precision: half the time, and 1e-6 of the largest eigenvalue is far below the noise of a resample.
-        eigenvalues, vectors = eigh(
-            inner.astype(np.float32), subset_by_index=[size - top, size - 1], overwrite_a=True, check_finite=False
-        )
-        scores = (vectors * np.sqrt(np.maximum(eigenvalues, 0)) / root[:, None]).astype(np.float64)
-        first, second = place[: len(x)], place[len(x) :]
-        mine, yours = np.unique(first), np.unique(second)
-        cost = pairwise(scores[mine], scores[yours])
-        pick = np.ix_(np.searchsorted(mine, first), np.searchsorted(yours, second))
-        values.append(matching_cost(cost[pick], prices[np.ix_(rows[first], rows[second] - prices.shape[0])]))
+        scores = _scores(points, gram, rows, counts, top)
+        split = np.count_nonzero(rows < y[0])  # rows of x come first
+        first, second = place[: len(x)], place[len(x) :] - split
+        cost = pairwise(scores[:split], scores[split:])
+        prices = cost - potentials[rows[:split], None] - potentials[rows[split:]]
+        values.append(listed_cost(cost, prices, first, second))
     return np.array(values)
 
 
@@ -173,8 +188,9 @@ def w1(
     pooled = _Pooled(points, weights, n, everything=permutations > 0)
 
     plan = pooled.solve(rows_x, rows_y)
-    prices = np.full((n, len(near_y)), np.inf)
-    prices[np.ix_(rows_x, rows_y - n)] = pooled.between(rows_x, rows_y) - plan.potential_x[:, None] - plan.potential_y
+    potentials = np.zeros(len(weights))  # of padding anything
+    potentials[rows_x], potentials[rows_y] = plan.potential_x, plan.potential_y
+    prices = pooled.between(np.arange(n), np.arange(n, len(weights))) - potentials[:n, None] - potentials[n:]
     permuted = []
     for _ in range(permutations):
         order = rng.permutation(rows)
@@ -200,7 +216,7 @@ def w1(
     else:
         raw = np.concatenate([np.asarray(first, np.float64), np.asarray(second, np.float64)])
         assert projection is not None
-        replicates = _refitted(raw, rows_x, rows_y, projection, prices, draws, rng)
+        replicates = _refitted(raw, rows_x, rows_y, projection, potentials, draws, rng)
     if replicates is not None:
         standard_error = float(np.std(replicates, ddof=1))
     dtype = first.dtype

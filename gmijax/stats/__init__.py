@@ -1,7 +1,7 @@
 """Intervals, resampling, permutation tests and streamed moments, for every estimator above this floor."""
 
 from gmijax.stats._chunks import Chunks, chunks
-from gmijax.stats._intervals import Interval, influence_standard_error, normal_interval
+from gmijax.stats._intervals import Interval, influence_standard_error, normal_interval, student_interval
 from gmijax.stats._moments import CompensatedSum, Moments, moments
 from gmijax.stats._quantiles import quantile_interval
 from gmijax.stats._ranks import RankCorrelation, rank_correlation
@@ -31,4 +31,5 @@ __all__ = [
     "rank_correlation",
     "sign_flip_test",
     "split_in_two",
+    "student_interval",
 ]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy.spatial.distance import cdist, pdist
 
 from gmijax import distances
-from gmijax.distances import _cka
+from gmijax.distances import _cka, _hsic, _pooled
 
 KEY = jax.random.key(0)
 cka = partial(distances.cka, permutations=0, key=KEY)
@@ -90,7 +90,8 @@ def test_the_value_is_the_definition(kernel, debiased, n, d, seed):
 def test_tiles_agree_with_the_definition(kernel, debiased, monkeypatch, x64):
     """37 rows in tiles of 8: beyond the largest matrices held, with a cut last tile. Linear needs more dimensions."""
     monkeypatch.setattr(_cka, "DENSE", 16)
-    monkeypatch.setattr(_cka, "TILE", 8)
+    monkeypatch.setattr(_hsic, "DENSE", 16)
+    monkeypatch.setattr(_pooled, "TILE", 8)
     x, y = pairs(1, 37, 50, 50)
     y = x + y
     options = {"kernel": kernel, "debiased": debiased, "permutations": 5}
@@ -220,6 +221,16 @@ def test_jit_and_vmap_agree_with_the_front_door(kernel, debiased):
         np.testing.assert_allclose(getattr(batched, field), plain_values, atol=1e-5)
 
 
+@pytest.mark.parametrize(("n", "d"), [(40, 4), (20, 30)], ids=["features", "matrices"])
+@pytest.mark.parametrize("debiased", [True, False])
+def test_without_the_interval_the_value_is_the_same(n, d, debiased):
+    x, y = (side.astype(np.float32) for side in pairs(14, n, d, d))
+    bare = cka(x, y, debiased=debiased, interval="none")
+    assert bare.interval is None
+    assert bare.standard_error is None
+    assert float(bare.value) == pytest.approx(float(cka(x, y, debiased=debiased).value), rel=1e-6)
+
+
 def test_one_compilation_a_shape():
     chex.clear_trace_counter()
 
@@ -277,6 +288,7 @@ BAD = [
     ({"kernel": "laplace"}, "kernel must be one of 'linear', 'rbf', got 'laplace'"),
     ({"kernel": "rbf", "bandwidth": "mean"}, "bandwidth must be one of 'median'"),
     ({"kernel": "rbf", "bandwidth": -1.0}, "bandwidth must be finite and above 0"),
+    ({"interval": "bootstrap"}, "interval must be one of 'influence', 'none'"),
     ({"permutations": -1}, "permutations must be a whole number of at least 0"),
     ({"level": 0.0}, "level must lie strictly between 0 and 1"),
     ({"given": "y"}, "given must be one of"),

@@ -7,10 +7,12 @@ import ot
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 from scipy.stats import wasserstein_distance
 
 from gmijax import distances
+from gmijax.distances import _transport
 
 
 def w1(x, y, **weights):
@@ -156,3 +158,25 @@ def test_bad_weights_and_counts_are_named():
         distances.w_inf(points, points[:2])
     with pytest.raises(ValueError, match="at most 4096"):
         distances.w_inf(np.ones((5000, 1)), np.ones((5000, 1)))
+
+
+def test_guided_searches_find_the_plain_one_s_cost():
+    """Beyond the size that is searched plainly: cold, among good potentials and bad ones, with copies, of two sizes."""
+    rng = np.random.default_rng(6)
+    x, y = rng.normal(size=(2, 200, 8))
+    cost = cdist(x, y)
+    plan = distances.transport(x, y)
+    good = cost - plan.potential_x[:, None] - plan.potential_y
+    bad = cost + 50 * rng.normal(size=(200, 1)) + 50 * rng.normal(size=200)
+    for mine, yours in (
+        (np.arange(200), np.arange(200)),
+        (rng.choice(200, 200), rng.choice(200, 200)),
+        (rng.choice(200, 200), rng.choice(200, 100)),
+    ):
+        full = cost[np.ix_(mine, np.repeat(yours, len(mine) // len(yours)))]
+        expected = full[linear_sum_assignment(full)].mean()
+        for prices in (cost, good, bad):
+            assert _transport.listed_cost(cost, prices, mine, yours) == pytest.approx(expected, rel=1e-12)
+    few = rng.choice(200, 199)  # no few copies make these sizes one
+    expected = ot.emd2(np.full(200, 1 / 200), np.full(199, 1 / 199), cost[:, few])
+    assert _transport.listed_cost(cost, good, np.arange(200), few) == pytest.approx(expected, abs=1e-9)

@@ -355,3 +355,17 @@ def test_on_the_line_energy_is_twice_the_integral_of_squared_gaps(seed):
     own = sum(cdist(s[:, None], s[:, None]).mean() / (len(s) - 1) for s in (x, y))
     with jax.enable_x64(True):
         assert float(energy(x[:, None], y[:, None]).value) + own == pytest.approx(integral, abs=1e-12)
+
+
+@pytest.mark.parametrize("permutations", [0, 19])
+def test_the_energy_distance_on_the_line_is_that_of_all_pairs(permutations, x64):
+    """A column of zeros keeps the distances and takes the way of many dimensions; ties and weights of 0 are there."""
+    x, y, u, v = two_laws(12, n=15, m=11)
+    x, y = np.round(x[:, :1], 1) + 40, np.round(y[:, :1], 1) + 40
+    options = {"weights_x": u, "weights_y": v, "permutations": permutations, "key": KEY}
+    line = distances.energy(x, y, **options)
+    traced = jax.jit(partial(distances.energy, **options))(x, y)
+    plane = distances.energy(*(np.concatenate([side, np.zeros_like(side)], axis=1) for side in (x, y)), **options)
+    for result in (line, traced):
+        for expected, leaf in zip(jax.tree.leaves(plane), jax.tree.leaves(result), strict=True):
+            assert float(leaf) == pytest.approx(float(expected), rel=1e-9, abs=1e-11)

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.spatial.distance import cdist
 
 from gmijax import distances
+from gmijax.distances import _projection, _w1
 
 KEY = jax.random.key(0)
 ESTIMATORS = {
@@ -277,3 +279,35 @@ def test_bad_options_are_named(call, message):
 def test_w1_cannot_be_traced():
     with pytest.raises(ValueError, match="inside jit use sliced_w1 or sinkhorn"):
         jax.jit(lambda x, y: distances.w1(x, y, key=KEY).value)(*laws(9))
+
+
+@pytest.mark.parametrize(("n", "m", "d"), [(30, 20, 60), (60, 40, 12)], ids=["Gram matrix", "covariance"])
+def test_the_host_projects_as_the_device_does(n, m, d, x64):
+    """Distances between scores, whose signs are free, under weights that leave a row out."""
+    rng = np.random.default_rng(10)
+    x, y, weights_x, weights_y = rng.normal(size=(n, d)), rng.normal(size=(m, d)) + 1, rng.random(n), rng.random(m)
+    weights_x[0] = 0
+    arguments = [jnp.asarray(part) for part in (x, y, weights_x, weights_y)]
+    *host, share = _projection.project(*arguments, 5)
+    *device, expected = jax.jit(lambda *parts: _projection.project(*parts, 5))(*arguments)
+    (first, second), (other, another) = ([np.asarray(side) for side in sides] for sides in (host, device))
+    np.testing.assert_allclose(cdist(first[1:], second), cdist(other[1:], another), rtol=1e-9)
+    assert float(share) == pytest.approx(float(expected), abs=1e-12)
+
+
+@pytest.mark.parametrize("d", [20, 60], ids=["covariance", "Gram matrix"])
+def test_the_refitted_bootstrap_is_the_plain_one(d):
+    """Resample, fit the axes of the resample, project and solve, one after the other; float64."""
+    rng = np.random.default_rng(11)
+    x, y = rng.normal(size=(2, 24, d)) * np.arange(1, d + 1) ** -0.5
+    y = y + 0.3
+    rows_x, rows_y, potentials = np.arange(24), np.arange(24, 48), np.zeros(48)
+    points = np.concatenate([x, y])
+    found = _w1._refitted(points, rows_x, rows_y, 3, potentials, 5, np.random.default_rng(0))
+    again, expected = np.random.default_rng(0), []
+    for _ in range(5):
+        drawn = np.concatenate([again.choice(rows_x, 24), again.choice(rows_y, 24)])
+        centred = points[drawn] - points[drawn].mean(axis=0)
+        scores = centred @ np.linalg.svd(centred)[2][:3].T
+        expected.append(distances.w1_exact(scores[:24], scores[24:]).value)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)

@@ -3,8 +3,10 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import t
 
 from gmijax import stats
 
@@ -57,3 +59,30 @@ def test_exponential_weights_have_unit_mean_and_variance():
     assert weights.min() > 0
     assert abs(weights.mean() - 1) < 4 / np.sqrt(weights.size)
     assert abs(weights.var() - 1) < 4 * np.sqrt(8 / weights.size)
+
+
+@pytest.mark.parametrize("level", [0.5, 0.95, 0.999])
+def test_student_intervals_have_students_quantiles(level, x64):
+    """By table and by series; for very many values they are normal ones."""
+    degrees = np.array([1, 2, 4, 30, 100, 200, 201, 1000, 10**6])
+    interval = stats.student_interval(jnp.full(9, 1.0), jnp.full(9, 2.0), jnp.asarray(degrees), level=level)
+    half = 2 * t.ppf(0.5 + 0.5 * level, degrees)
+    np.testing.assert_allclose(interval.upper, 1 + half, rtol=1e-7)
+    np.testing.assert_allclose(interval.lower, 1 - half, rtol=1e-7)
+    normal = stats.normal_interval(jnp.asarray(1.0), jnp.asarray(2.0), level=level)
+    assert float(interval.upper[-1]) == pytest.approx(float(normal.upper), rel=1e-5)
+
+
+def test_student_intervals_of_means_of_five_cover():
+    """10,000 means of five normal values: 0.95 to three of its binomial errors, where normal ones cover 0.88."""
+    values = jax.random.normal(jax.random.key(0), (10_000, 5))
+    error = stats.influence_standard_error(values)
+    covered = [
+        float(jnp.mean((interval.lower <= 0) & (interval.upper >= 0)))
+        for interval in (
+            stats.student_interval(values.mean(axis=1), error, 4),
+            stats.normal_interval(values.mean(axis=1), error),
+        )
+    ]
+    assert covered[0] == pytest.approx(0.95, abs=0.0066)
+    assert covered[1] < 0.89
