@@ -32,7 +32,7 @@ def median_distance(laws: list[Array], weights: list[Array], *, key: Array) -> F
     """The median distance within the rows of all laws together, or within DENSE random ones of more."""
     allowed = jnp.concatenate(weights) > 0
     total = sum(w.sum() for w in weights)
-    centre = sum(w @ law for law, w in zip(laws, weights, strict=True)) / total
+    centre = jnp.asarray(sum(w @ law for law, w in zip(laws, weights, strict=True)) / total)
     if allowed.shape[0] <= DENSE:
         rows = jnp.concatenate(laws)
     else:

@@ -62,7 +62,7 @@ def _forms(x, y, weights_x, weights_y, bandwidths, lines, kind: str, *, key: Arr
     kernel = gaussian if kind == "gaussian" else _negative_distance
     centre = pooled_mean(x, y, weights_x, weights_y)
     rows_x, rows_y = centred_rows(x, centre, weights_x > 0), centred_rows(y, centre, weights_y > 0)
-    tiles = None, None, None
+    tiles = None
     if x.shape[0] + y.shape[0] <= DENSE:
         tiles = (
             tiles_of(rows_x, rows_x, same=True),
@@ -70,8 +70,7 @@ def _forms(x, y, weights_x, weights_y, bandwidths, lines, kind: str, *, key: Arr
             tiles_of(rows_x, rows_y, same=False),
         )
     if bandwidths is None:
-        held = x.shape[0] + y.shape[0] <= DENSE
-        width = median_of(tiles) if held else median_distance([x, y], [weights_x, weights_y], key=key)
+        width = median_of(tiles) if tiles else median_distance([x, y], [weights_x, weights_y], key=key)
         bandwidths = width[None]
     # A constant on all pairs cancels in every statistic; taken off beforehand it takes no digits along.
     typical = jnp.mean(kernel(squared_distances(x[:SAMPLE] - centre, y[:SAMPLE] - centre), bandwidths))
@@ -99,7 +98,7 @@ def _estimate(x, y, weights_x, weights_y, bandwidths, order, *, kind, permutatio
     if kind == "energy" and x.shape[1] == 1:
         if order is None:
             order = jnp.argsort(jnp.concatenate([x[:, 0], y[:, 0]]))
-        forms = line_forms(order, x, y, weights_x, weights_y, lines)
+        forms, typical = line_forms(order, x, y, weights_x, weights_y, lines), jnp.zeros((), x.dtype)
     else:
         forms, bandwidths, typical = _forms(x, y, weights_x, weights_y, bandwidths, lines, kind, key=median_key)
     split = labels.first.shape[0]
@@ -109,7 +108,7 @@ def _estimate(x, y, weights_x, weights_y, bandwidths, order, *, kind, permutatio
     result = summary(statistics, permutations, standard_error=deviation, level=level)
     if draws:
         resampled = forms._replace(xx=forms.xx[split:], xy=forms.xy[split:], yy=forms.yy[split:])
-        replicates = _bootstrap_statistics(resampled, counts_x, counts_y, bandwidths.shape[0] - typical)
+        replicates = _bootstrap_statistics(resampled, counts_x, counts_y, jnp.asarray(bandwidths.shape[0] - typical))
         tails = jnp.asarray([0.5 - 0.5 * level, 0.5 + 0.5 * level], replicates.dtype)
         result["standard_error"] = jnp.std(replicates, ddof=1)
         result["interval"] = Interval(*jnp.quantile(replicates, tails))
@@ -143,8 +142,8 @@ def _block_estimate(x, y, weights_x, weights_y, bandwidths, *, size, permutation
         labels = Labels(jnp.concatenate(subsets).astype(x.dtype), universes, permutations)
         blocks = x[rows_x], y[rows_y]
         centre, counts = jnp.mean(jnp.concatenate(blocks), axis=0), jnp.ones(size, bool)
-        sides = [centred_rows(points, centre, counts) for points in blocks]
-        forms = kernel_forms(*sides, ones, ones, labels.first, gaussian, bandwidths)
+        first, second = (centred_rows(points, centre, counts) for points in blocks)
+        forms = kernel_forms(first, second, ones, ones, labels.first, gaussian, bandwidths)
         return unbiased_statistics(forms, ones, ones, labels)
 
     keys = jax.random.split(label_key, blocks), jax.random.split(split_key, blocks)

@@ -87,26 +87,27 @@ def _fresh(i: Array, n: int, height: int) -> Bool[Array, " height"]:
 
 
 def _centred(side: Side, rows: Array, mask: Array) -> Array:
+    if side.origin is None:
+        return rows
     return jnp.where(mask[:, None], rows - side.origin - side.shift, 0)
 
 
 def _rows(side: Side, i: Array, height: int) -> Float[Array, "height d"]:
     """A tile of centred rows, 0 where masked."""
     rows = cut(side.points, i, height)
-    return rows if side.origin is None else _centred(side, rows, cut(side.mask, i, height))
+    return _centred(side, rows, cut(side.mask, i, height))
 
 
 def _reordered(order: Array, side: Side, i: Array, height: int) -> Float[Array, "height d"]:
     """A tile of the centred rows in another order."""
     picks = cut(order, i, height)
-    rows = side.points[picks]
-    return rows if side.origin is None else _centred(side, rows, side.mask[picks])
+    return _centred(side, side.points[picks], side.mask[picks])
 
 
 def _over_chunks(function: Callable[[Array, int], tuple[Any, Any]], n: int) -> tuple[Any, Any]:
     """`function(chunk, height)` gives terms and parts of rows: the terms' sums, and the rows of all chunks."""
     height = tile_rows(n, ROWS)
-    sums, rows = jax.eval_shape(partial(function, height=height), jnp.asarray(0))
+    sums, rows = jax.eval_shape(lambda i: function(i, height), jnp.asarray(0))
     sums = jax.tree.map(lambda term: jnp.zeros(term.shape, term.dtype), sums)
     rows = jax.tree.map(lambda part: jnp.zeros((n, *part.shape[1:]), part.dtype), rows)
 
@@ -161,7 +162,7 @@ def kernel_matrix(side: Side, kind: str, diagonal: bool) -> Float[Array, "n n"]:
     height = tile_rows(n)
 
     def step(matrix, pair):
-        tile = _kernel(side, *(_rows(side, i, height) for i in pair), kind)
+        tile = _kernel(side, _rows(side, pair[0], height), _rows(side, pair[1], height), kind)
         i, j = jnp.minimum(pair * height, n - height)
         return lax.dynamic_update_slice(lax.dynamic_update_slice(matrix, tile, (i, j)), tile.T, (j, i)), None
 
@@ -182,8 +183,8 @@ def _over_tiles(sides: tuple[Side, Side], kind: str, visit: Callable, width: int
         rows, columns = (cut(jnp.arange(n), k, height) for k in pair)
         down, across = (cut(x.mask, k, height) & _fresh(k, n, height) for k in pair)
         pairs = down[:, None] & across[None, :] & (rows[:, None] < columns[None, :])
-        a = _kernel(x, *(_rows(x, k, height) for k in pair), kind)
-        b = _kernel(y, *(rows_of_y(y, k, height) for k in pair), kind)
+        a = _kernel(x, _rows(x, i, height), _rows(x, j, height), kind)
+        b = _kernel(y, rows_of_y(y, i, height), rows_of_y(y, j, height), kind)
         down, across = visit(jnp.where(pairs, a, 0), jnp.where(pairs, b, 0), i, j)
         return add_at(add_at(sums, i, down), j, across), None
 
@@ -192,7 +193,8 @@ def _over_tiles(sides: tuple[Side, Side], kind: str, visit: Callable, width: int
 
 
 def _sums_both_ways(*tiles: Array) -> tuple[Array, Array]:
-    return tuple(jnp.stack([jnp.sum(tile, axis=axis) for tile in tiles], axis=1) for axis in (1, 0))
+    down, across = (jnp.stack([jnp.sum(tile, axis=axis) for tile in tiles], axis=1) for axis in (1, 0))
+    return down, across
 
 
 def matrix_products(matrices: list[Array], by: Centring) -> list[Products]:

@@ -22,10 +22,10 @@ def summary(
     """
     value, permuted = statistics[0], statistics[1 : 1 + permutations]
     interval = None
-    if standard_error is not None and degrees is None:
-        interval = normal_interval(value, standard_error, level=level)
-    elif standard_error is not None:
+    if standard_error is not None and degrees is not None:
         interval = student_interval(value, standard_error, degrees, level=level)
+    elif standard_error is not None:
+        interval = normal_interval(value, standard_error, level=level)
     return {
         "value": value,
         "standard_error": standard_error,

@@ -110,7 +110,7 @@ def _tile(first: Rows, second: Rows, i: Array, j: Array, same: bool) -> Tile:
 def tiles_of(first: Rows, second: Rows, *, same: bool) -> Tile:
     """All tiles, one behind the other: half of a matrix, where the sets are the `same`, or a whole one."""
     pairs = jnp.asarray(tile_pairs(first.counts.shape[0], second.counts.shape[0], same))
-    return lax.map(lambda pair: _tile(first, second, *pair, same), pairs)
+    return lax.map(lambda pair: _tile(first, second, pair[0], pair[1], same), pairs)
 
 
 def _block(first, second, weights, lines, kernel, parameters, tiles: Tile | None, same: bool):
@@ -142,13 +142,14 @@ def kernel_forms(
     lines: Float[Array, "columns rows"],
     kernel: Kernel,
     parameters: Array,
-    tiles: tuple[Tile | None, Tile | None, Tile | None] = (None, None, None),
+    tiles: tuple[Tile, Tile, Tile] | None = None,
 ) -> Forms:
     """The forms, from the `tiles_of` (x, x), (y, y) and (x, y) if they are at hand; else only one tile is ever held."""
     a, b = lines[:, : weights_x.shape[0]], lines[:, weights_x.shape[0] :]
-    xx, x_x, _ = _block(x, x, (weights_x, weights_x), (a, a), kernel, parameters, tiles[0], same=True)
-    yy, y_y, _ = _block(y, y, (weights_y, weights_y), (b, b), kernel, parameters, tiles[1], same=True)
-    xy, x_y, y_x = _block(x, y, (weights_x, weights_y), (a, b), kernel, parameters, tiles[2], same=False)
+    of_x, of_y, of_both = tiles or (None, None, None)
+    xx, x_x, _ = _block(x, x, (weights_x, weights_x), (a, a), kernel, parameters, of_x, same=True)
+    yy, y_y, _ = _block(y, y, (weights_y, weights_y), (b, b), kernel, parameters, of_y, same=True)
+    xy, x_y, y_x = _block(x, y, (weights_x, weights_y), (a, b), kernel, parameters, of_both, same=False)
     return Forms(xx, xy, yy, x_x, x_y, y_x, y_y)
 
 

@@ -84,7 +84,7 @@ def project(
             f"{min(x.shape[0] + y.shape[0] - 1, x.shape[1])} joint principal axes"
         )
     if on_host(x, y, weights_x, weights_y):
-        parts = _host_project(*(np.asarray(part) for part in (x, y, weights_x, weights_y)), top)
+        parts = _host_project(np.asarray(x), np.asarray(y), np.asarray(weights_x), np.asarray(weights_y), top)
         near_x, near_y, discarded = (jnp.asarray(part, x.dtype) for part in parts)
         return near_x, near_y, discarded
     return _project(x, y, weights_x, weights_y, top)

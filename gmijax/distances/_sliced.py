@@ -66,14 +66,13 @@ def _one_direction(xp: ModuleType, place: Numbers, signed: Numbers) -> tuple[Num
     parts = []
     for start in range(0, signed.shape[1], width):
         levels = _cumulated(xp, xp.take(signed[:, start : start + width], order, axis=0), axis=0)
-        if not parts:
-            observed = levels[:, 0]
-        parts.append(gaps @ abs(levels))
+        parts.append((gaps @ abs(levels), levels[:, 0]))
+    observed = parts[0][1]
     # Where the laws are level but for rounding, mass moves for nothing either way.
     rounding = 8 * np.finfo(place.dtype).eps
     slopes = (1.0 * (observed > rounding) - (observed < -rounding)) * gaps
     after = xp.concatenate([xp.cumsum(slopes[::-1])[::-1], xp.zeros(1, slopes.dtype)])
-    return xp.concatenate(parts), _unsorted(xp, order, after.astype(place.dtype))
+    return xp.concatenate([values for values, _ in parts]), _unsorted(xp, order, after.astype(place.dtype))
 
 
 def _together(rows: int, directions: int) -> int:
